@@ -1,0 +1,141 @@
+"""Device profiles: what is known about the hardware, one TOML a device, each value with its reason.
+
+The exporter asks a profile for the form of the graph, the runtime for threads, provider and context.
+Nothing else in edgert knows anything about hardware.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from edgert.errors import DeviceError
+
+__all__ = ["Detection", "DeviceProfile", "MatMulForm", "Threads", "detect", "load", "names"]
+
+DEFAULT = "laptop-cpu"
+
+
+@dataclass(frozen=True)
+class MatMulForm:
+    """How weight matrices are stored for a device: bits per weight, weights per scale, kernel level."""
+
+    bits: int
+    block_size: int
+    accuracy_level: int
+
+
+@dataclass(frozen=True)
+class DeviceProfile:
+    """One kind of machine. `threads` 0 means one per physical core; `context` is in tokens."""
+
+    name: str
+    title: str
+    threads: int
+    spin: bool
+    context: int
+    prefill_chunk: int
+    provider: str
+    matmul: MatMulForm
+
+
+@dataclass(frozen=True)
+class Detection:
+    """The profile chosen for this machine and the reason, in words."""
+
+    profile: DeviceProfile
+    reason: str
+
+
+@dataclass(frozen=True)
+class Threads:
+    """How many threads to compute with on this machine and why."""
+
+    count: int
+    reason: str
+
+
+def names() -> list[str]:
+    """Names of the profiles that ship with edgert."""
+    folder = resources.files(__name__)
+    return sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
+
+
+def load(name: str) -> DeviceProfile:
+    """Read a profile by name, or a user's own TOML file by path. Raises DeviceError."""
+    if name in names():
+        return _parse(resources.files(__name__).joinpath(f"{name}.toml").read_text("utf-8"), name)
+    path = Path(name)
+    if path.suffix == ".toml" and path.is_file():
+        return _parse(path.read_text("utf-8"), str(path))
+    raise DeviceError(f"unknown device '{name}': choose one of {', '.join(names())}, or give a .toml file")
+
+
+def detect() -> Detection:
+    """Choose the profile for this machine."""
+    reason = f"{platform.system()} on {platform.machine()}, {physical_threads().reason}"
+    return Detection(load(DEFAULT), reason)
+
+
+def physical_threads() -> Threads:
+    """One thread per physical core this process may run on."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = _linux_physical_cores()
+    if cores is None:
+        return Threads(allowed, f"{allowed} processors")
+    if cores < allowed:
+        return Threads(cores, f"{cores} physical cores of {allowed} processors")
+    return Threads(allowed, f"{allowed} physical cores")
+
+
+def _linux_physical_cores() -> int | None:
+    """Distinct sets of hyper-thread siblings among the processors this process may use; None elsewhere."""
+    if not hasattr(os, "sched_getaffinity"):
+        return None
+    siblings = set()
+    for cpu in os.sched_getaffinity(0):
+        path = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
+        try:
+            siblings.add(path.read_text("ascii").strip())
+        except OSError:
+            return None
+    return len(siblings) or None
+
+
+def _parse(text: str, source: str) -> DeviceProfile:
+    try:
+        table = tomllib.loads(text)
+        return _profile(table)
+    except tomllib.TOMLDecodeError as error:
+        raise DeviceError(f"{source}: not valid TOML: {error}") from error
+    except KeyError as error:
+        raise DeviceError(f"{source}: the profile lacks {error}") from error
+    except (TypeError, ValueError) as error:
+        raise DeviceError(f"{source}: {error}") from error
+
+
+def _profile(table: Mapping[str, Any]) -> DeviceProfile:
+    matmul = table["matmul"]
+    form = MatMulForm(int(matmul["bits"]), int(matmul["block_size"]), int(matmul["accuracy_level"]))
+    if form.bits != 8 or form.block_size not in (16, 32, 64, 128, 256):
+        raise ValueError(f"matmul: bits must be 8 and block_size 16 to 256 in powers of two, not {matmul}")
+    if not re.fullmatch(r"[a-z0-9-]+", table["name"]):
+        raise ValueError(f"name must be lower-case letters, digits and dashes: {table['name']!r}")
+    threads = table["threads"]
+    return DeviceProfile(
+        name=table["name"],
+        title=table["title"],
+        threads=0 if threads == "physical" else int(threads),
+        spin=bool(table["spin"]),
+        context=int(table["context"]),
+        prefill_chunk=int(table["prefill_chunk"]),
+        provider=table["provider"]["name"],
+        matmul=form,
+    )

@@ -1,0 +1,196 @@
+"""Bundle: the folder that export writes and the runtime reads; the only contract between the two.
+
+    model.onnx            the graph as edgert runs it
+    genai.onnx            the same graph with the inputs onnxruntime-genai feeds; shares the weights
+    genai_config.json     opens the bundle in onnxruntime-genai
+    model.onnx.data       every weight, once
+    tokenizer.json        tokenizer, as Hugging Face writes it
+    tokenizer_config.json special tokens
+    chat_template.jinja   turns messages into a prompt; absent for base models
+    edgert.json           this manifest: facts, quantization, sizes and hashes, origin, defaults
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+from edgert.errors import BundleError
+
+FORMAT_VERSION = 1
+MANIFEST = "edgert.json"
+GRAPH = "model.onnx"
+DATA = "model.onnx.data"
+GENAI_GRAPH = "genai.onnx"
+GENAI_CONFIG = "genai_config.json"
+TOKENIZER = "tokenizer.json"
+TOKENIZER_CONFIG = "tokenizer_config.json"
+CHAT_TEMPLATE = "chat_template.jinja"
+
+Facts = TypeVar("Facts")
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """Sizes of the model; `context` is the most tokens this bundle can hold."""
+
+    family: str
+    parameters: int
+    num_layers: int
+    hidden_size: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    vocab_size: int
+    context: int
+    tied_embeddings: bool
+
+
+@dataclass(frozen=True)
+class Quantization:
+    """How the weights are stored. `block_size` and `accuracy_level` are 0 for fp32."""
+
+    scheme: str
+    bits: int
+    block_size: int
+    accuracy_level: int
+
+
+@dataclass(frozen=True)
+class GenerationDefaults:
+    """The model's own sampling settings and special tokens. `temperature` 0 is greedy, `top_k` 0 is off."""
+
+    eos_token_ids: tuple[int, ...]
+    bos_token_id: int | None = None
+    add_bos: bool = False
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where the weights come from and under which licence."""
+
+    source: str
+    license: str | None = None
+
+
+@dataclass(frozen=True)
+class FileFacts:
+    """Size in bytes and SHA-256 of one file."""
+
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """edgert.json in code."""
+
+    name: str
+    model: ModelFacts
+    quantization: Quantization
+    devices: tuple[str, ...]
+    generation: GenerationDefaults
+    origin: Origin
+    edgert: str
+    files: Mapping[str, FileFacts]
+    format_version: int = FORMAT_VERSION
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n"
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """An opened bundle: its folder and manifest."""
+
+    folder: Path
+    manifest: Manifest
+
+    def path(self, name: str) -> Path:
+        return self.folder / name
+
+    def text(self, name: str) -> str | None:
+        """Content of a text file, None if the bundle has none of that name."""
+        return self.path(name).read_text("utf-8") if name in self.manifest.files else None
+
+    @property
+    def size(self) -> int:
+        """Bytes on disk."""
+        return sum(facts.size for facts in self.manifest.files.values())
+
+    def check_hashes(self) -> None:
+        """Compare every file with its SHA-256. Raises BundleError naming the first that differs."""
+        for name, facts in self.manifest.files.items():
+            found = file_facts(self.path(name))
+            if found.sha256 != facts.sha256:
+                raise BundleError(f"{self.path(name)}: damaged (its SHA-256 is not the manifest's); export it again")
+
+
+def open_bundle(folder: Path) -> Bundle:
+    """Read the manifest and check that every file is there with its size. Raises BundleError."""
+    if not folder.is_dir():
+        raise BundleError(f"{folder}: no such bundle folder; `edgert export CHECKPOINT {folder}` makes one")
+    path = folder / MANIFEST
+    if not path.exists():
+        raise BundleError(f"{folder}: not a bundle ({MANIFEST} is missing); make one with `edgert export`")
+    bundle = Bundle(folder, _read_manifest(path))
+    for name, facts in bundle.manifest.files.items():
+        if not bundle.path(name).is_file():
+            raise BundleError(f"{bundle.path(name)}: missing from the bundle; export it again")
+        size = bundle.path(name).stat().st_size
+        if size != facts.size:
+            raise BundleError(f"{bundle.path(name)}: {size} bytes instead of {facts.size}; export it again")
+    return bundle
+
+
+def file_facts(path: Path) -> FileFacts:
+    """Size and hash of a file on disk."""
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256")
+    return FileFacts(path.stat().st_size, digest.hexdigest())
+
+
+def _read_manifest(path: Path) -> Manifest:
+    try:
+        table = json.loads(path.read_text("utf-8"))
+        version = table["format_version"]
+        if version != FORMAT_VERSION:
+            raise BundleError(
+                f"{path}: bundle format {version}, this edgert reads {FORMAT_VERSION}: update edgert or export again"
+            )
+        return _manifest(table)
+    except (ValueError, KeyError, TypeError) as error:
+        raise BundleError(f"{path}: not a valid manifest ({type(error).__name__}: {error})") from error
+
+
+def _manifest(table: Mapping[str, Any]) -> Manifest:
+    generation = dict(table["generation"], eos_token_ids=tuple(table["generation"]["eos_token_ids"]))
+    for name in table["files"]:
+        if Path(name).name != name:
+            raise ValueError(f"file name {name!r} leaves the bundle")
+    return Manifest(
+        name=table["name"],
+        model=_facts(ModelFacts, table["model"]),
+        quantization=_facts(Quantization, table["quantization"]),
+        devices=tuple(table["devices"]),
+        generation=_facts(GenerationDefaults, generation),
+        origin=_facts(Origin, table["origin"]),
+        edgert=table["edgert"],
+        files={name: _facts(FileFacts, facts) for name, facts in table["files"].items()},
+        format_version=table["format_version"],
+    )
+
+
+def _facts(kind: type[Facts], table: Mapping[str, Any]) -> Facts:
+    """A dataclass from a JSON object; fields that a later edgert may add are left alone."""
+    known = {field.name for field in fields(kind)}  # type: ignore[arg-type]
+    return kind(**{key: value for key, value in table.items() if key in known})

@@ -1,0 +1,93 @@
+"""Decoder: tokens in, logits out. Two phases: `prefill` reads a prompt, `decode` adds a token at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from edgert.bundle import ModelFacts
+from edgert.cache import KVCache
+from edgert.errors import PromptTooLong
+from edgert.session import Session, share, zeros
+
+Logits = npt.NDArray[np.float32]
+
+
+class Decoder:
+    """Runs the graph over a KV cache. Every buffer of the decode step is made and bound once."""
+
+    def __init__(self, session: Session, facts: ModelFacts, context: int, chunk: int) -> None:
+        self.cache = KVCache(facts, context)
+        self._session = session
+        self._chunk = chunk
+        self._vocab = facts.vocab_size
+        self._token = zeros((1, 1), np.int64)
+        self._seqlens_k = zeros((1,), np.int32)
+        self._total = zeros((), np.int32)
+        self._wanted = zeros((1,), np.int64)
+        self._logits = zeros((1, 1, facts.vocab_size), np.float32)
+        self._lengths = {
+            "seqlens_k": share(self._seqlens_k),
+            "total_sequence_length": share(self._total),
+        }
+        last = {"logits_positions": share(self._wanted)}
+        outputs = {"logits": share(self._logits), **self.cache.present}
+        inputs = {**self._lengths, **last, **self.cache.past}
+        self._step = session.bind({"input_ids": share(self._token), **inputs}, outputs)
+        self._chunked = session.bind(inputs, outputs)
+
+    def prefill(self, tokens: Sequence[int]) -> Logits:
+        """Bring the cache to exactly `tokens`, reusing what it holds of them; logits of the last, (vocab,).
+
+        The array is the decoder's own and is overwritten by the next step. Raises PromptTooLong.
+        """
+        if not tokens:
+            raise ValueError("a prompt needs at least one token")
+        if len(tokens) > self.cache.capacity:
+            raise PromptTooLong(len(tokens), self.cache.capacity)
+        # The last token always runs: its logits are what the caller is after.
+        self.cache.rewind(min(self.cache.common_prefix(tokens), len(tokens) - 1))
+        for chunk in self._chunks(tokens[len(self.cache) :]):
+            self._wanted[0] = len(chunk) - 1
+            self._chunked.bind_ortvalue_input("input_ids", share(np.array([chunk], np.int64)))
+            self._advance(chunk)
+            self._session.run(self._chunked)
+        return self._logits[0, 0]
+
+    def decode(self, token: int) -> Logits:
+        """Append one token and return the logits after it, (vocab,), in the decoder's own buffer."""
+        self._token[0, 0] = token
+        self._wanted[0] = 0
+        self._advance([token])
+        self._session.run(self._step)
+        return self._logits[0, 0]
+
+    def logits(self, tokens: Sequence[int]) -> Logits:
+        """Logits after every token, (len(tokens), vocab), from an empty cache. Raises PromptTooLong."""
+        if len(tokens) > self.cache.capacity:
+            raise PromptTooLong(len(tokens), self.cache.capacity)
+        self.cache.rewind(0)
+        everything = np.empty((1, len(tokens), self._vocab), np.float32)
+        for chunk in self._chunks(tokens):
+            start = len(self.cache)
+            inputs = {
+                "input_ids": share(np.array([chunk], np.int64)),
+                "logits_positions": share(np.arange(len(chunk), dtype=np.int64)),
+            }
+            outputs = {"logits": share(everything[:, start : start + len(chunk)]), **self.cache.present}
+            binding = self._session.bind({**inputs, **self._lengths, **self.cache.past}, outputs)
+            self._advance(chunk)
+            self._session.run(binding)
+        return everything[0]
+
+    def _chunks(self, tokens: Sequence[int]) -> Iterator[list[int]]:
+        for start in range(0, len(tokens), self._chunk):
+            yield list(tokens[start : start + self._chunk])
+
+    def _advance(self, tokens: list[int]) -> None:
+        """Note the tokens and tell the graph how long the sequence is after them."""
+        self.cache.tokens += tokens
+        self._seqlens_k[0] = len(self.cache) - 1
+        self._total[...] = len(self.cache)

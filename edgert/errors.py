@@ -1,0 +1,84 @@
+"""Everything edgert raises on purpose, each with the exit code the command line uses.
+
+    EdgertError                 1   something a user can act on; the text says what, where and what to do
+    ├── UsageError              2   an argument out of range, an unknown name
+    ├── MissingExtra            3   an optional part isn't installed; names the pip command
+    ├── BundleError             4   a bundle that isn't one, is damaged, or is of a newer format
+    ├── DeviceError             5   an unknown profile, a provider that isn't there
+    ├── CheckpointError         6   a checkpoint that can't be read or doesn't fit its config
+    ├── PullError               7   a model that couldn't be obtained or has the wrong hash
+    ├── PromptTooLong           8   more tokens than the context holds; carries both numbers
+    └── Overtaken               9   a stream continued after a newer one took the model's KV cache
+"""
+
+from __future__ import annotations
+
+
+class EdgertError(Exception):
+    """Base of all errors a user can act on."""
+
+    exit_code = 1
+
+
+class UsageError(EdgertError, ValueError):
+    """An argument out of range or an unknown name."""
+
+    exit_code = 2
+
+
+class MissingExtra(EdgertError, ImportError):
+    """An optional part of edgert isn't installed."""
+
+    exit_code = 3
+
+    def __init__(self, purpose: str, extra: str) -> None:
+        super().__init__(f"{purpose} needs the [{extra}] extra: pip install 'edgert[{extra}]'")
+
+
+class BundleError(EdgertError):
+    """A folder that isn't a bundle, or a damaged one."""
+
+    exit_code = 4
+
+
+class DeviceError(EdgertError):
+    """An unknown device profile or an unusable provider."""
+
+    exit_code = 5
+
+
+class CheckpointError(EdgertError):
+    """A checkpoint that can't be read or doesn't fit its own config."""
+
+    exit_code = 6
+
+
+class PullError(EdgertError):
+    """A model that couldn't be obtained."""
+
+    exit_code = 7
+
+
+class PromptTooLong(EdgertError):
+    """A prompt that leaves no room to answer; nothing is ever cut off silently."""
+
+    exit_code = 8
+
+    def __init__(self, prompt_tokens: int, context: int) -> None:
+        self.prompt_tokens = prompt_tokens
+        self.context = context
+        super().__init__(
+            f"the prompt has {prompt_tokens} tokens, the context holds {context}: "
+            "shorten it, clear the conversation, or load with a larger context"
+        )
+
+
+class Overtaken(EdgertError):
+    """An older stream was continued after a newer one had started on the same model."""
+
+    exit_code = 9
+
+    def __init__(self) -> None:
+        super().__init__(
+            "a newer stream has started on this model: finish one answer before the next, or load it twice"
+        )

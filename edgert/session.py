@@ -1,0 +1,75 @@
+"""Session: a bundle's graph opened in ONNX Runtime the way a device profile says. Knows no tokens."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+# The official wheels report telemetry unless this is set before their first import.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+import onnxruntime as ort  # noqa: E402
+
+from edgert import devices  # noqa: E402
+from edgert.bundle import GRAPH, Bundle  # noqa: E402
+from edgert.errors import BundleError, DeviceError  # noqa: E402
+
+ort.disable_telemetry_events()  # somebody may have imported onnxruntime before us
+
+OrtValue: TypeAlias = ort.OrtValue
+Binding: TypeAlias = ort.IOBinding
+
+SEVERITY_ERROR = 3
+
+
+class Session:
+    """An ONNX Runtime session of one graph; `threads` is what it computes with."""
+
+    def __init__(self, bundle: Bundle, profile: devices.DeviceProfile) -> None:
+        self.threads = profile.threads or devices.physical_threads().count
+        if profile.provider not in ort.get_available_providers():
+            raise DeviceError(f"device '{profile.name}' needs {profile.provider}, which this onnxruntime lacks")
+        try:
+            self._session = ort.InferenceSession(
+                str(bundle.path(GRAPH)), _options(self.threads, profile.spin), providers=[profile.provider]
+            )
+        except Exception as error:  # noqa: BLE001 - onnxruntime's own types are not importable by name
+            raise BundleError(f"{bundle.path(GRAPH)}: onnxruntime can't load it: {error}") from error
+
+    def bind(self, inputs: dict[str, OrtValue], outputs: dict[str, OrtValue]) -> Binding:
+        """A binding of named values; buffers given here are read and written in place at each run."""
+        binding = self._session.io_binding()
+        for name, value in inputs.items():
+            binding.bind_ortvalue_input(name, value)
+        for name, value in outputs.items():
+            binding.bind_ortvalue_output(name, value)
+        return binding
+
+    def run(self, binding: Binding) -> None:
+        self._session.run_with_iobinding(binding)
+
+
+def share(array: npt.NDArray[Any]) -> OrtValue:
+    """An OrtValue over the array's own memory (CPU): writing the array changes what the graph reads."""
+    return ort.OrtValue.ortvalue_from_numpy(array)
+
+
+def zeros(shape: Iterable[int], dtype: type[np.generic]) -> npt.NDArray[Any]:
+    """Zeroed memory that the system commits page by page as it is first written."""
+    return np.zeros(tuple(shape), dtype)
+
+
+def _options(threads: int, spin: bool) -> ort.SessionOptions:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+    options.log_severity_level = SEVERITY_ERROR
+    options.enable_mem_pattern = False  # prefill chunks vary in length
+    options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spin)))
+    options.add_session_config_entry("session.force_spinning_stop", "1")  # idle while Python samples and waits
+    options.add_session_config_entry("session.set_denormal_as_zero", "1")
+    return options

@@ -1,0 +1,102 @@
+"""Export: checkpoint → spec → graph → lowered to a storage form → bundle. Needs the [export] extra."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from edgert import devices
+from edgert.bundle import Bundle
+from edgert.errors import CheckpointError, MissingExtra, UsageError
+
+if TYPE_CHECKING:
+    from .forms import Form
+
+__all__ = ["DEFAULT_MAX_CONTEXT", "ExportOptions", "Quant", "Via", "export"]
+
+# Rope tables cost 4 × head_dim bytes on disk a position; few small machines hold a longer KV cache.
+DEFAULT_MAX_CONTEXT = 32768
+
+Quant = Literal["int8", "fp32"]
+Via = Literal["auto", "direct", "optimum"]
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """How to export. `max_context` in tokens; None is the model's own, at most DEFAULT_MAX_CONTEXT."""
+
+    quant: Quant = "int8"
+    device: str | None = None
+    max_context: int | None = None
+    name: str | None = None
+    force: bool = False
+    via: Via = "auto"
+
+
+def export(
+    source: Path,
+    folder: Path,
+    options: ExportOptions | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Bundle:
+    """Write a bundle of a Hugging Face folder or GGUF file.
+
+    `progress` is called with weights done and weights in all. Raises CheckpointError, UsageError,
+    DeviceError, MissingExtra.
+    """
+    options = options or ExportOptions()
+    require_extra()
+    from . import checkpoint as checkpoints  # noqa: PLC0415 - after the check
+    from . import writer  # noqa: PLC0415
+
+    if options.via == "optimum":
+        raise UsageError("--via optimum is not built yet: use auto or direct")
+    profile = devices.load(options.device or devices.DEFAULT)
+    with writer.written_aside(folder, force=options.force) as aside:
+        checkpoint = checkpoints.open_checkpoint(source)
+        context = _context(options.max_context, checkpoint.spec.max_context)
+        total = sum(matrix.size for matrix in writer.matrices(checkpoint).values())
+        done = 0
+
+        def advance(weights: int) -> None:
+            nonlocal done
+            done += weights
+            if progress:
+                progress(done, total)
+
+        form = _form(options.quant, profile)
+        name = options.name or folder.name
+        try:
+            manifest = writer.write_bundle(checkpoint, aside, name, form, profile.name, context, advance)
+        except ValueError as error:
+            raise CheckpointError(f"{source}: {error}") from error
+    return Bundle(folder, manifest)
+
+
+def require_extra() -> None:
+    """Raise MissingExtra unless everything that exporting imports is installed."""
+    try:
+        import gguf  # noqa: F401, PLC0415
+        import ml_dtypes  # noqa: F401, PLC0415
+        import onnx_ir  # noqa: F401, PLC0415
+        import safetensors  # noqa: F401, PLC0415
+    except ImportError as error:
+        raise MissingExtra("exporting", "export") from error
+
+
+def _form(quant: Quant, profile: devices.DeviceProfile) -> Form:
+    from .forms import Float32, Int8Blocks  # noqa: PLC0415
+
+    if quant == "fp32":
+        return Float32()
+    return Int8Blocks(profile.matmul.block_size, profile.matmul.accuracy_level)
+
+
+def _context(asked: int | None, model: int) -> int:
+    if asked is None:
+        return min(model, DEFAULT_MAX_CONTEXT)
+    if not 1 <= asked <= model:
+        raise UsageError(f"--max-context must be between 1 and the model's {model}, not {asked}")
+    return asked

@@ -1,0 +1,104 @@
+"""Checkpoint: a model as somebody trained it, opened lazily. No weight is read before it is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from edgert.bundle import GenerationDefaults, Origin
+from edgert.errors import CheckpointError
+
+from .spec import ModelSpec
+
+FloatArray = npt.NDArray[np.float32]
+
+
+class StoredTensor(Protocol):
+    """A tensor on disk. Reading rows costs memory for those rows only."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    def rows(self, start: int, stop: int) -> FloatArray:
+        """Rows [start, stop) as float32; for a vector, its elements."""
+        ...
+
+
+@dataclass(frozen=True)
+class RowSlice:
+    """Some rows of a stored tensor: one matrix of several that a checkpoint stores fused."""
+
+    tensor: StoredTensor
+    start: int
+    stop: int
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (self.stop - self.start, *self.tensor.shape[1:])
+
+    def rows(self, start: int, stop: int) -> FloatArray:
+        return self.tensor.rows(self.start + start, self.start + stop)
+
+
+@dataclass(frozen=True)
+class TokenizerFiles:
+    """What the runtime and other tools read: two JSON tables and the chat template's Jinja source."""
+
+    tokenizer: str
+    config: Mapping[str, Any]
+    chat_template: str | None
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model's spec, its tensors under edgert's names (`layers.0.q.weight`), tokenizer and defaults."""
+
+    spec: ModelSpec
+    tensors: Mapping[str, StoredTensor]
+    tokenizer: TokenizerFiles
+    generation: GenerationDefaults
+    origin: Origin
+
+    def vector(self, name: str) -> FloatArray:
+        """A norm's weight or a bias, whole."""
+        tensor = self.tensors[name]
+        return tensor.rows(0, tensor.shape[0])
+
+
+def open_checkpoint(source: Path) -> Checkpoint:
+    """Open a Hugging Face folder or a GGUF file and check its tensors. Raises CheckpointError."""
+    from . import gguf, huggingface  # noqa: PLC0415 - both build Checkpoints
+
+    if source.is_dir():
+        checkpoint = huggingface.open_folder(source)
+    elif source.is_file() and source.suffix == ".gguf":
+        checkpoint = gguf.open_file(source)
+    elif source.exists():
+        raise CheckpointError(f"{source}: expected a Hugging Face folder or a .gguf file")
+    else:
+        raise CheckpointError(f"{source}: no such file or folder")
+    check_tensors(checkpoint.spec, {name: t.shape for name, t in checkpoint.tensors.items()}, source)
+    return checkpoint
+
+
+def check_tensors(spec: ModelSpec, found: Mapping[str, tuple[int, ...]], source: Path) -> None:
+    """Every tensor of the spec is there with its shape, and nothing else. Raises CheckpointError."""
+    expected = spec.tensors()
+    for name, shape in expected.items():
+        if name not in found:
+            raise CheckpointError(f"{source}: tensor '{name}' {list(shape)} is missing")
+        if found[name] != shape:
+            raise CheckpointError(
+                f"{source}: tensor '{name}' is {list(found[name])}, its config asks for {list(shape)}"
+            )
+    extra = sorted(found.keys() - expected.keys())
+    if extra:
+        more = f" and {len(extra) - 1} more" if len(extra) > 1 else ""
+        raise CheckpointError(
+            f"{source}: tensor '{extra[0]}'{more} has no place in a {spec.family} model of this config"
+        )

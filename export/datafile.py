@@ -1,0 +1,107 @@
+"""The bundle's data file: blobs appended one after another, page-aligned, hashed as they are written."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from edgert.bundle import FileFacts
+
+from .forms import Form
+from .matrix import Matrix
+
+PAGE = 4096  # ONNX Runtime memory-maps external data; aligned blobs map without a copy
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Extent:
+    """Where a blob lies in the data file, in bytes."""
+
+    offset: int
+    length: int
+
+
+class DataFile:
+    """A file that only grows. Use as a context manager; `facts` after the block."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("wb")
+        self._hash = hashlib.sha256()
+        self._size = 0
+
+    def __enter__(self) -> DataFile:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+
+    @property
+    def facts(self) -> FileFacts:
+        return FileFacts(self._size, self._hash.hexdigest())
+
+    def append(self, arrays: Iterable[npt.NDArray[Any]]) -> Extent:
+        """Write arrays one behind the other as one blob."""
+        self._write(bytes(-self._size % PAGE))
+        start = self._size
+        for array in arrays:
+            self._write(np.ascontiguousarray(array).data)
+        return Extent(start, self._size - start)
+
+    def _write(self, data: bytes | memoryview) -> None:
+        self._file.write(data)
+        self._hash.update(data)
+        self._size += len(data) if isinstance(data, bytes) else data.nbytes
+
+
+def write_matrix(
+    data: DataFile, matrix: Matrix, form: Form, pieces: tuple[str, ...], advance: Callable[[int], None]
+) -> dict[str, Extent]:
+    """Encode a matrix chunk by chunk. The first piece streams to the file, the small others follow it.
+
+    `advance` is told the number of weights done after each chunk.
+    """
+    rest: list[list[npt.NDArray[Any]]] = [[] for _ in pieces[1:]]
+
+    def first_piece() -> Iterator[npt.NDArray[Any]]:
+        for first, *others in _ordered_map(lambda c: form.encode(c[0].rows(c[1], c[2])), matrix.chunks()):
+            for store, array in zip(rest, others, strict=True):
+                store.append(array)
+            yield first
+            advance(first.size)
+
+    extents = {pieces[0]: data.append(first_piece())}
+    for name, arrays in zip(pieces[1:], rest, strict=True):
+        extents[name] = data.append(arrays)
+    return extents
+
+
+def _ordered_map(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+    """map() over a few threads with only a few results ahead, so that memory stays bounded.
+
+    NumPy and file reads release the interpreter lock, so threads are enough.
+    """
+    workers = min(os.cpu_count() or 1, 4)
+    with ThreadPoolExecutor(workers) as pool:
+        pending: deque[Future[Result]] = deque()
+        for item in items:
+            pending.append(pool.submit(function, item))
+            if len(pending) > workers:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()

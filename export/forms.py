@@ -1,0 +1,131 @@
+"""Storage forms: how a matrix is laid out on disk and which operators read it there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from edgert.bundle import Quantization
+
+from .checkpoint import FloatArray
+from .graph import MICROSOFT
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One array of a stored matrix, e.g. the codes or the scales; the shape is that of a Linear's input."""
+
+    name: str
+    dtype: ir.DataType
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Call:
+    """The operator that reads a matrix; `bias_input` is the bias's place among its inputs, if it takes one."""
+
+    op_type: str
+    domain: str
+    attributes: dict[str, Any]
+    bias_input: int | None = None
+
+
+class Form(Protocol):
+    """A storage form. Codes come a chunk of rows at a time, so that no matrix is ever whole in memory."""
+
+    @property
+    def quantization(self) -> Quantization: ...
+
+    def check(self, name: str, shape: tuple[int, int]) -> None:
+        """Raise ValueError if a matrix can't be stored this way."""
+        ...
+
+    def encode(self, rows: FloatArray) -> tuple[Array, ...]:
+        """The pieces of some rows, in the order of `pieces`."""
+        ...
+
+    def linear(self, shape: tuple[int, int]) -> tuple[Call, tuple[Piece, ...]]:
+        """The operator for x · matrixᵀ, inputs (x, *pieces)."""
+        ...
+
+    def embedding(self, shape: tuple[int, int]) -> tuple[Call, tuple[Piece, ...]]:
+        """The operator for matrix[ids], inputs (first piece, ids, *other pieces)."""
+        ...
+
+
+@dataclass(frozen=True)
+class Int8Blocks:
+    """8-bit codes, one float32 scale for each `block_size` weights along a row, symmetric around 128.
+
+    Read by MatMulNBits and GatherBlockQuantized, whose default zero point is 128. One set of bytes
+    serves both, so tied tables are stored once.
+    """
+
+    block_size: int
+    accuracy_level: int
+
+    @property
+    def quantization(self) -> Quantization:
+        return Quantization("int8", 8, self.block_size, self.accuracy_level)
+
+    def check(self, name: str, shape: tuple[int, int]) -> None:
+        if shape[1] % self.block_size:
+            raise ValueError(f"matrix '{name}' has {shape[1]} columns, not a multiple of {self.block_size}")
+
+    def encode(self, rows: FloatArray) -> tuple[Array, ...]:
+        blocks = rows.reshape(rows.shape[0], -1, self.block_size)
+        peak = np.maximum(blocks.max(axis=2), -blocks.min(axis=2))
+        scales = peak / np.float32(127)
+        inverse = np.float32(127) / np.maximum(peak, np.float32(1e-30))
+        scaled = blocks * inverse[..., None]
+        scaled += np.float32(128.5)  # truncation below then rounds half up
+        return scaled.astype(np.uint8), scales
+
+    def linear(self, shape: tuple[int, int]) -> tuple[Call, tuple[Piece, ...]]:
+        rows, columns = shape
+        blocks = columns // self.block_size
+        attributes = {
+            "K": columns,
+            "N": rows,
+            "bits": 8,
+            "block_size": self.block_size,
+            "accuracy_level": self.accuracy_level,
+        }
+        codes = Piece("codes", ir.DataType.UINT8, (rows, blocks, self.block_size))
+        scales = Piece("scales", ir.DataType.FLOAT, (rows, blocks))
+        return Call("MatMulNBits", MICROSOFT, attributes, bias_input=5), (codes, scales)
+
+    def embedding(self, shape: tuple[int, int]) -> tuple[Call, tuple[Piece, ...]]:
+        rows, columns = shape
+        attributes = {"bits": 8, "block_size": self.block_size, "gather_axis": 0, "quantize_axis": 1}
+        codes = Piece("codes", ir.DataType.UINT8, shape)
+        scales = Piece("scales", ir.DataType.FLOAT, (rows, columns // self.block_size))
+        return Call("GatherBlockQuantized", MICROSOFT, attributes), (codes, scales)
+
+
+@dataclass(frozen=True)
+class Float32:
+    """Plain float32 rows: the reference that quantized bundles are judged against."""
+
+    @property
+    def quantization(self) -> Quantization:
+        return Quantization("fp32", 32, 0, 0)
+
+    def check(self, name: str, shape: tuple[int, int]) -> None:
+        del name, shape
+
+    def encode(self, rows: FloatArray) -> tuple[Array, ...]:
+        return (rows,)
+
+    def linear(self, shape: tuple[int, int]) -> tuple[Call, tuple[Piece, ...]]:
+        """FusedMatMul multiplies by the transpose, so rows stay as they are and a tied table is shared."""
+        return Call("FusedMatMul", MICROSOFT, {"transB": 1}), (Piece("weights", ir.DataType.FLOAT, shape),)
+
+    def embedding(self, shape: tuple[int, int]) -> tuple[Call, tuple[Piece, ...]]:
+        return Call("Gather", "", {"axis": 0}), (Piece("weights", ir.DataType.FLOAT, shape),)

@@ -1,0 +1,63 @@
+"""genai_config.json: opens the bundle in onnxruntime-genai and its C#, C++, Java and Objective-C bindings."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from edgert.bundle import GENAI_GRAPH, GenerationDefaults
+
+from .spec import ModelSpec
+
+# onnxruntime-genai's own names where they differ from the checkpoint's.
+_TYPES = {"smollm3": "smollm3", "phi3": "phi3"}
+
+
+def genai_config(spec: ModelSpec, generation: GenerationDefaults, context: int) -> dict[str, Any]:
+    """The configuration as the model builder of onnxruntime-genai 0.18 writes it."""
+    eos = list(generation.eos_token_ids)
+    pad = eos[0] if eos else 0
+    decoder = {
+        "session_options": {"log_id": "onnxruntime-genai", "provider_options": []},
+        "filename": GENAI_GRAPH,
+        "head_size": spec.head_dim,
+        "hidden_size": spec.hidden_size,
+        "inputs": {
+            "input_ids": "input_ids",
+            "attention_mask": "attention_mask",
+            "past_key_names": "past_key_values.%d.key",
+            "past_value_names": "past_key_values.%d.value",
+        },
+        "outputs": {
+            "logits": "logits",
+            "present_key_names": "present.%d.key",
+            "present_value_names": "present.%d.value",
+        },
+        "num_attention_heads": spec.num_heads,
+        "num_hidden_layers": spec.num_layers,
+        "num_key_value_heads": spec.num_kv_heads,
+    }
+    model = {
+        "bos_token_id": pad if generation.bos_token_id is None else generation.bos_token_id,
+        "context_length": context,
+        "decoder": decoder,
+        "eos_token_id": eos,
+        "pad_token_id": pad,
+        "type": spec.family,
+        "vocab_size": spec.vocab_size,
+    }
+    return {"model": model, "search": _search(generation, context)}
+
+
+def _search(generation: GenerationDefaults, context: int) -> dict[str, Any]:
+    return {
+        "do_sample": generation.temperature > 0,
+        "max_length": context,
+        "min_length": 0,
+        "num_beams": 1,
+        "num_return_sequences": 1,
+        "past_present_share_buffer": True,
+        "repetition_penalty": generation.repetition_penalty,
+        "temperature": generation.temperature or 1.0,
+        "top_k": generation.top_k or 50,
+        "top_p": generation.top_p,
+    }

@@ -1,0 +1,239 @@
+"""A GGUF file as a Checkpoint: metadata to a spec, tensors dequantized a few rows at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+
+from edgert.bundle import GenerationDefaults, Origin
+from edgert.errors import CheckpointError
+
+from . import gguf_tokenizer, rope
+from .checkpoint import Checkpoint, FloatArray, RowSlice, StoredTensor
+from .spec import ModelSpec
+
+NAMES = {
+    "token_embd": "embedding",
+    "output_norm": "final_norm",
+    "output": "head",
+    "attn_norm": "attn_norm",
+    "ffn_norm": "mlp_norm",
+    "attn_q": "q",
+    "attn_k": "k",
+    "attn_v": "v",
+    "attn_output": "o",
+    "attn_q_norm": "q_norm",
+    "attn_k_norm": "k_norm",
+    "ffn_gate": "gate",
+    "ffn_up": "up",
+    "ffn_down": "down",
+}
+FAMILIES = ("llama", "qwen2", "qwen3", "smollm3", "phi3")
+# Converters reorder q and k of these so that neighbours rotate; edgert rotates halves, as transformers does.
+INTERLEAVED = ("llama", "smollm3")
+ROPE_FACTORS = ("rope_freqs.weight", "rope_factors_short.weight", "rope_factors_long.weight")
+
+
+@dataclass(frozen=True)
+class GGUFTensor:
+    """A tensor in a GGUF file, read by offset: nothing stays mapped. `row_bytes` is its encoded row."""
+
+    path: Path
+    offset: int
+    shape: tuple[int, ...]
+    row_bytes: int
+    encoding: gguf.GGMLQuantizationType
+
+    def rows(self, start: int, stop: int) -> FloatArray:
+        stop = min(stop, self.shape[0])
+        raw = np.fromfile(
+            self.path, np.uint8, (stop - start) * self.row_bytes, offset=self.offset + start * self.row_bytes
+        )
+        if self.encoding == gguf.GGMLQuantizationType.F32:
+            return raw.view(np.float32).reshape(stop - start, *self.shape[1:])
+        array: FloatArray = gguf.quants.dequantize(raw.reshape(stop - start, self.row_bytes), self.encoding)
+        return array.reshape(stop - start, *self.shape[1:])
+
+
+@dataclass(frozen=True)
+class RotatedHalves:
+    """A q or k tensor of interleaved pairs, its rows back in the order of two halves a head."""
+
+    tensor: StoredTensor
+    num_heads: int
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.tensor.shape
+
+    def rows(self, start: int, stop: int) -> FloatArray:
+        """Whole heads are read and reordered; rows outside the range are dropped."""
+        head_dim = self.shape[0] // self.num_heads
+        first, last = start // head_dim, -(-min(stop, self.shape[0]) // head_dim)
+        stored = self.tensor.rows(first * head_dim, last * head_dim)
+        pairs = stored.reshape(last - first, head_dim // 2, 2, *self.shape[1:])
+        halves = pairs.swapaxes(1, 2).reshape(stored.shape)
+        return halves[start - first * head_dim : stop - first * head_dim]
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """Typed access to a GGUF file's key-value pairs; `{}` in a key stands for the architecture."""
+
+    values: Mapping[str, Any]
+    architecture: str
+
+    def get(self, key: str, default: Any = None) -> Any:
+        return self.values.get(key.format(self.architecture), default)
+
+    def require(self, key: str) -> Any:
+        value = self.get(key)
+        if value is None:
+            raise ValueError(f"metadata '{key.format(self.architecture)}' is missing")
+        return value
+
+
+def open_file(path: Path) -> Checkpoint:
+    """Open a GGUF file. Raises CheckpointError."""
+    try:
+        reader = gguf.GGUFReader(path)
+        architecture = str(_contents(reader, "general.architecture"))
+        if architecture not in FAMILIES:
+            known = ", ".join(FAMILIES)
+            raise ValueError(f"architecture '{architecture}' is not supported (known: {known})")
+        metadata = Metadata({key: field.contents() for key, field in reader.fields.items()}, architecture)
+        stored = {t.name: _stored(path, t) for t in reader.tensors}
+        spec = _spec(metadata, stored)
+        return Checkpoint(
+            spec=spec,
+            tensors=_canonical(spec, stored),
+            tokenizer=gguf_tokenizer.rebuild(metadata.values),
+            generation=_generation(metadata),
+            origin=Origin(str(metadata.get("general.name", path.stem)), metadata.get("general.license")),
+        )
+    except (ValueError, KeyError, IndexError, NotImplementedError) as error:
+        raise CheckpointError(f"{path}: {error}") from error
+
+
+def _contents(reader: gguf.GGUFReader, key: str) -> Any:
+    field = reader.get_field(key)
+    if field is None:
+        raise ValueError(f"metadata '{key}' is missing")
+    return field.contents()
+
+
+def _stored(path: Path, tensor: gguf.ReaderTensor) -> GGUFTensor:
+    shape = tuple(int(dim) for dim in reversed(tensor.shape))
+    _, block_bytes = gguf.GGML_QUANT_SIZES[tensor.tensor_type]
+    gguf.quants.dequantize(np.zeros((1, block_bytes), np.uint8), tensor.tensor_type)  # raises if unknown
+    return GGUFTensor(path, int(tensor.data_offset), shape, int(tensor.n_bytes) // shape[0], tensor.tensor_type)
+
+
+def _spec(metadata: Metadata, stored: Mapping[str, GGUFTensor]) -> ModelSpec:
+    heads, layers = int(metadata.require("{}.attention.head_count")), int(metadata.require("{}.block_count"))
+    hidden = int(metadata.require("{}.embedding_length"))
+    head_dim = int(metadata.get("{}.attention.key_length") or hidden // heads)
+    if "token_embd.weight" not in stored:
+        raise ValueError("tensor 'token_embd.weight' is missing")
+    window = metadata.get("{}.attention.sliding_window") or None
+    no_rope_every = 4 if metadata.architecture == "smollm3" else layers + 1
+    return ModelSpec(
+        family=metadata.architecture,
+        hidden_size=hidden,
+        intermediate_size=int(metadata.require("{}.feed_forward_length")),
+        num_layers=layers,
+        num_heads=heads,
+        num_kv_heads=int(metadata.get("{}.attention.head_count_kv") or heads),
+        head_dim=head_dim,
+        vocab_size=stored["token_embd.weight"].shape[0],
+        max_context=int(metadata.require("{}.context_length")),
+        norm_eps=float(metadata.require("{}.attention.layer_norm_rms_epsilon")),
+        rope=_rope(metadata, head_dim, stored),
+        rope_layers=tuple((layer + 1) % no_rope_every != 0 for layer in range(layers)),
+        windows=(int(window) if window else None,) * layers,
+        tied_embeddings="output.weight" not in stored,
+        qkv_bias="blk.0.attn_q.bias" in stored,
+        o_bias="blk.0.attn_output.bias" in stored,
+        mlp_bias="blk.0.ffn_down.bias" in stored,
+        qk_norm="blk.0.attn_q_norm.weight" in stored,
+    )
+
+
+def _rope(metadata: Metadata, head_dim: int, stored: Mapping[str, GGUFTensor]) -> rope.Rope:
+    theta = float(metadata.get("{}.rope.freq_base", 10000.0))
+    dim = int(metadata.get("{}.rope.dimension_count") or head_dim)
+    context = int(metadata.require("{}.context_length"))
+    original = int(metadata.get("{}.rope.scaling.original_context_length") or context)
+    freqs, short, long = (
+        tuple(stored[name].rows(0, dim // 2).tolist()) if name in stored else () for name in ROPE_FACTORS
+    )
+    if freqs:
+        return rope.Rope(theta, dim, freqs)
+    if short:
+        factor = float(metadata.get("{}.rope.scaling.attn_factor", 1.0))
+        return rope.Rope(theta, dim, short, long, original, factor)
+    scaling = {
+        "type": metadata.get("{}.rope.scaling.type") or "default",
+        "factor": metadata.get("{}.rope.scaling.factor"),
+        "original_max_position_embeddings": original,
+    }
+    if scaling["type"] == "none":
+        scaling["type"] = "default"
+    return rope.from_config(theta, dim, scaling, context)
+
+
+def _canonical(spec: ModelSpec, stored: Mapping[str, GGUFTensor]) -> dict[str, StoredTensor]:
+    tensors: dict[str, StoredTensor] = {}
+    for key, tensor in stored.items():
+        if key in ROPE_FACTORS:
+            continue
+        layer, short, kind = _split_name(key)
+        for name, part in _parts(spec, short, tensor):
+            tensors[f"{layer}{name}.{kind}"] = part
+    return tensors
+
+
+def _split_name(key: str) -> tuple[str, str, str]:
+    """`blk.3.attn_q.weight` → (`layers.3.`, `attn_q`, `weight`)."""
+    stem, _, kind = key.rpartition(".")
+    if stem.startswith("blk."):
+        _, number, short = stem.split(".", 2)
+        return f"layers.{number}.", short, kind
+    return "", stem, kind
+
+
+def _parts(spec: ModelSpec, short: str, tensor: StoredTensor) -> list[tuple[str, StoredTensor]]:
+    """The tensor under edgert's names: split if it is fused, reordered if its pairs are interleaved."""
+    if short == "attn_qkv":
+        q, kv = spec.q_size, spec.kv_size
+        return [
+            ("q", RowSlice(tensor, 0, q)),
+            ("k", RowSlice(tensor, q, q + kv)),
+            ("v", RowSlice(tensor, q + kv, q + 2 * kv)),
+        ]
+    if short == "ffn_up" and tensor.shape[0] == 2 * spec.intermediate_size:
+        size = spec.intermediate_size
+        return [("gate", RowSlice(tensor, 0, size)), ("up", RowSlice(tensor, size, 2 * size))]
+    if short not in NAMES:
+        raise ValueError(f"tensor '{short}' has no place in a {spec.family} model")
+    if short in ("attn_q", "attn_k") and spec.family in INTERLEAVED:
+        heads = spec.num_heads if short == "attn_q" else spec.num_kv_heads
+        return [(NAMES[short], RotatedHalves(tensor, heads))]
+    return [(NAMES[short], tensor)]
+
+
+def _generation(metadata: Metadata) -> GenerationDefaults:
+    """Every end the metadata names: end of sequence, of turn and of message."""
+    bos = metadata.get("tokenizer.ggml.bos_token_id")
+    ends = [metadata.get(f"tokenizer.ggml.{name}_token_id") for name in ("eos", "eot", "eom")]
+    ends += gguf_tokenizer.turn_ends(metadata.values)
+    return GenerationDefaults(
+        eos_token_ids=tuple(dict.fromkeys(int(token) for token in ends if token is not None)),
+        bos_token_id=int(bos) if bos is not None else None,
+        add_bos=gguf_tokenizer.adds_bos(metadata.values),
+    )

@@ -1,0 +1,254 @@
+"""A Hugging Face folder as a Checkpoint: config.json, safetensors shards, tokenizer and template files."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from edgert.bundle import GenerationDefaults, Origin
+from edgert.errors import CheckpointError
+
+from .checkpoint import Checkpoint, FloatArray, RowSlice, StoredTensor, TokenizerFiles
+from .families import FAMILIES, spec_from_config
+from .spec import ModelSpec
+
+NAMES = {
+    "embedding": "model.embed_tokens",
+    "final_norm": "model.norm",
+    "head": "lm_head",
+    "attn_norm": "input_layernorm",
+    "mlp_norm": "post_attention_layernorm",
+    "q": "self_attn.q_proj",
+    "k": "self_attn.k_proj",
+    "v": "self_attn.v_proj",
+    "o": "self_attn.o_proj",
+    "q_norm": "self_attn.q_norm",
+    "k_norm": "self_attn.k_norm",
+    "gate": "mlp.gate_proj",
+    "up": "mlp.up_proj",
+    "down": "mlp.down_proj",
+    "qkv": "self_attn.qkv_proj",
+    "gate_up": "mlp.gate_up_proj",
+}
+DTYPES = ("F32", "F16", "BF16")
+
+
+@dataclass(frozen=True)
+class SafetensorsTensor:
+    """A tensor in a safetensors file, opened anew for each read so that no pages stay mapped."""
+
+    path: Path
+    key: str
+    shape: tuple[int, ...]
+
+    def rows(self, start: int, stop: int) -> FloatArray:
+        with safe_open(self.path, framework="np") as file:
+            array: FloatArray = file.get_slice(self.key)[start:stop].astype(np.float32)
+            return array
+
+
+def open_folder(folder: Path) -> Checkpoint:
+    """Open a folder as `save_pretrained` writes it. Raises CheckpointError."""
+    config = read_json(folder / "config.json")
+    try:
+        spec = spec_from_config(config)
+    except KeyError as error:
+        raise CheckpointError(f"{folder / 'config.json'}: {error} is missing") from error
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"{folder / 'config.json'}: {error}") from error
+    stored = _stored_tensors(folder)
+    tokenizer = _tokenizer_files(folder)
+    generation = _optional_json(folder / "generation_config.json")
+    return Checkpoint(
+        spec=spec,
+        tensors=_canonical(spec, stored, folder),
+        tokenizer=tokenizer,
+        generation=_generation(config, generation, tokenizer),
+        origin=Origin(source=_source_name(config, folder), license=_license(folder)),
+    )
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file. Raises CheckpointError."""
+    try:
+        table = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path}: missing; is {path.parent} a Hugging Face checkpoint?") from error
+    except (ValueError, OSError) as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    if not isinstance(table, dict):
+        raise CheckpointError(f"{path}: expected a JSON object")
+    return table
+
+
+def _optional_json(path: Path) -> dict[str, Any]:
+    return read_json(path) if path.exists() else {}
+
+
+def _stored_tensors(folder: Path) -> dict[str, StoredTensor]:
+    tensors: dict[str, StoredTensor] = {}
+    for path in _shards(folder):
+        try:
+            with safe_open(path, framework="np") as file:
+                for key in file.keys():  # noqa: SIM118 - not a dict
+                    view = file.get_slice(key)
+                    if view.get_dtype() not in DTYPES:
+                        raise CheckpointError(
+                            f"{path}: tensor '{key}' is {view.get_dtype()}; supported: {', '.join(DTYPES)}"
+                        )
+                    tensors[key] = SafetensorsTensor(path, key, tuple(view.get_shape()))
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(f"{path}: {error}") from error
+    return tensors
+
+
+def _shards(folder: Path) -> list[Path]:
+    index = folder / "model.safetensors.index.json"
+    if index.exists():
+        names = sorted(set(read_json(index).get("weight_map", {}).values()))
+        missing = [name for name in names if not (folder / name).exists()]
+        if missing or not names:
+            raise CheckpointError(f"{index}: shard '{missing[0] if missing else '?'}' is missing from {folder}")
+        return [folder / name for name in names]
+    if (folder / "model.safetensors").exists():
+        return [folder / "model.safetensors"]
+    if list(folder.glob("pytorch_model*.bin")):
+        raise CheckpointError(f"{folder}: only pickled weights (.bin); save the model as safetensors first")
+    raise CheckpointError(f"{folder}: no model.safetensors and no model.safetensors.index.json")
+
+
+def _canonical(spec: ModelSpec, stored: dict[str, StoredTensor], folder: Path) -> dict[str, StoredTensor]:
+    """Rename, split what is stored fused, drop what transformers recomputes."""
+    back = {theirs: ours for ours, theirs in NAMES.items()}
+    tensors: dict[str, StoredTensor] = {}
+    for key, tensor in stored.items():
+        if key.endswith("rotary_emb.inv_freq"):  # a buffer that old checkpoints saved
+            continue
+        match = re.fullmatch(r"(?:model\.layers\.(\d+)\.)?(.+)\.(weight|bias)", key)
+        ours = back.get(match[2]) if match else None
+        if match is None or ours is None:
+            raise CheckpointError(f"{folder}: tensor '{key}' has no place in a {spec.family} model")
+        layer = f"layers.{match[1]}." if match[1] else ""
+        for name, part in _unfuse(spec, ours, tensor):
+            tensors[f"{layer}{name}.{match[3]}"] = part
+    _check_tied_head(spec, tensors, folder)
+    return tensors
+
+
+def _unfuse(spec: ModelSpec, name: str, tensor: StoredTensor) -> list[tuple[str, StoredTensor]]:
+    if not FAMILIES[spec.family].fused or name not in ("qkv", "gate_up"):
+        return [(name, tensor)]
+    if name == "qkv":
+        sizes = {"q": spec.q_size, "k": spec.kv_size, "v": spec.kv_size}
+    else:
+        sizes = {"gate": spec.intermediate_size, "up": spec.intermediate_size}
+    if tensor.shape[0] != sum(sizes.values()):  # let the shape check name it
+        return [(name, tensor)]
+    return [(part, RowSlice(tensor, start, stop)) for part, start, stop in _ranges(sizes)]
+
+
+def _ranges(sizes: Mapping[str, int]) -> list[tuple[str, int, int]]:
+    ranges, start = [], 0
+    for name, size in sizes.items():
+        ranges.append((name, start, start + size))
+        start += size
+    return ranges
+
+
+def _check_tied_head(spec: ModelSpec, tensors: dict[str, StoredTensor], folder: Path) -> None:
+    """A tied model may store its head a second time, but not a different one."""
+    if not spec.tied_embeddings or "head.weight" not in tensors:
+        return
+    head, embedding = tensors.pop("head.weight"), tensors.get("embedding.weight")
+    if embedding is None or head.shape != embedding.shape:
+        same = False
+    else:
+        step = 4096
+        same = all(
+            np.array_equal(head.rows(row, row + step), embedding.rows(row, row + step))
+            for row in range(0, head.shape[0] // step * step, step)
+        ) and np.array_equal(
+            head.rows(head.shape[0] // step * step, head.shape[0]),
+            embedding.rows(head.shape[0] // step * step, head.shape[0]),
+        )
+    if not same:
+        raise CheckpointError(
+            f"{folder}: config.json ties the embeddings, but lm_head.weight differs from "
+            "model.embed_tokens.weight: set tie_word_embeddings to false or drop lm_head.weight"
+        )
+
+
+def _tokenizer_files(folder: Path) -> TokenizerFiles:
+    path = folder / "tokenizer.json"
+    if not path.exists():
+        raise CheckpointError(
+            f"{path}: missing; write it with transformers' AutoTokenizer(..., use_fast=True).save_pretrained"
+        )
+    config = _optional_json(folder / "tokenizer_config.json")
+    template = folder / "chat_template.jinja"
+    source = template.read_text("utf-8") if template.exists() else config.get("chat_template")
+    if isinstance(source, list):  # several named templates; "default" is the chat one
+        source = next((entry["template"] for entry in source if entry.get("name") == "default"), None)
+    return TokenizerFiles(path.read_text("utf-8"), config, source)
+
+
+def token_text(config: Mapping[str, Any], key: str) -> str | None:
+    """A special token's text in tokenizer_config.json: a string, or an object with `content`."""
+    value = config.get(key)
+    text = value.get("content") if isinstance(value, dict) else value
+    return str(text) if text is not None else None
+
+
+def token_id(tokenizer: str, text: str | None) -> int | None:
+    """Id of a special token in tokenizer.json."""
+    if text is None:
+        return None
+    added = json.loads(tokenizer).get("added_tokens", [])
+    return next((int(entry["id"]) for entry in added if entry["content"] == text), None)
+
+
+def _generation(
+    config: Mapping[str, Any], generation: Mapping[str, Any], files: TokenizerFiles
+) -> GenerationDefaults:
+    """Sampling defaults and every id that ends an answer, wherever the checkpoint names one."""
+    eos: list[int] = []
+    for found in (
+        generation.get("eos_token_id"),
+        config.get("eos_token_id"),
+        token_id(files.tokenizer, token_text(files.config, "eos_token")),
+    ):
+        eos += found if isinstance(found, list) else [] if found is None else [found]
+    bos = token_text(files.config, "bos_token")
+    sampled = bool(generation.get("do_sample", False))
+    return GenerationDefaults(
+        eos_token_ids=tuple(dict.fromkeys(int(token) for token in eos)),
+        # The tokenizer's own id: config.json of the R1 distills names the end of sentence here.
+        bos_token_id=token_id(files.tokenizer, bos),
+        add_bos=bool(files.config.get("add_bos_token", False)) and bos is not None,
+        temperature=float(generation.get("temperature") or 1.0) if sampled else 0.0,
+        top_k=int(generation.get("top_k") or 0) if sampled else 0,
+        top_p=float(generation.get("top_p") or 1.0) if sampled else 1.0,
+        min_p=float(generation.get("min_p") or 0.0) if sampled else 0.0,
+        repetition_penalty=float(generation.get("repetition_penalty") or 1.0),
+    )
+
+
+def _source_name(config: Mapping[str, Any], folder: Path) -> str:
+    return str(config.get("_name_or_path") or folder.resolve().name)
+
+
+def _license(folder: Path) -> str | None:
+    """The `license:` line of the model card's front matter, if there is one."""
+    card = folder / "README.md"
+    if not card.exists():
+        return None
+    head = card.read_text("utf-8", errors="replace")[:4096]
+    match = re.match(r"---\n.*?^license:\s*(\S+)", head, re.DOTALL | re.MULTILINE)
+    return match[1] if match else None

@@ -1,0 +1,98 @@
+"""ModelSpec: what the graph builder needs to know of a model. All dialects of configs end here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+from .rope import Rope
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """A decoder-only transformer with RMSNorm, rotary attention and a gated SiLU feed-forward.
+
+    `rope_layers` and `windows` have one entry a layer: whether it rotates, and how many of the latest
+    tokens it sees (None: all of them).
+    """
+
+    family: str
+    hidden_size: int
+    intermediate_size: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    vocab_size: int
+    max_context: int
+    norm_eps: float
+    rope: Rope
+    rope_layers: tuple[bool, ...]
+    windows: tuple[int | None, ...]
+    tied_embeddings: bool
+    qkv_bias: bool
+    o_bias: bool
+    mlp_bias: bool
+    qk_norm: bool
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, int) and not isinstance(value, bool) and value < 1:
+                raise ValueError(f"{field.name} must be positive, not {value}")
+        if self.num_heads % self.num_kv_heads:
+            raise ValueError(
+                f"{self.num_heads} attention heads can't be shared by {self.num_kv_heads} KV heads evenly"
+            )
+
+    @property
+    def q_size(self) -> int:
+        return self.num_heads * self.head_dim
+
+    @property
+    def kv_size(self) -> int:
+        return self.num_kv_heads * self.head_dim
+
+    def tensors(self) -> dict[str, tuple[int, ...]]:
+        """Name and shape of every tensor a checkpoint of this model must hold, and no other."""
+        shapes: dict[str, tuple[int, ...]] = {
+            "embedding.weight": (self.vocab_size, self.hidden_size),
+            "final_norm.weight": (self.hidden_size,),
+        }
+        if not self.tied_embeddings:
+            shapes["head.weight"] = (self.vocab_size, self.hidden_size)
+        for layer in range(self.num_layers):
+            for name, shape in self._layer_tensors().items():
+                shapes[f"layers.{layer}.{name}"] = shape
+        return shapes
+
+    def _layer_tensors(self) -> dict[str, tuple[int, ...]]:
+        shapes: dict[str, tuple[int, ...]] = {
+            "attn_norm.weight": (self.hidden_size,),
+            "mlp_norm.weight": (self.hidden_size,),
+        }
+        for name, rows, columns, bias in (
+            ("q", self.q_size, self.hidden_size, self.qkv_bias),
+            ("k", self.kv_size, self.hidden_size, self.qkv_bias),
+            ("v", self.kv_size, self.hidden_size, self.qkv_bias),
+            ("o", self.hidden_size, self.q_size, self.o_bias),
+            ("gate", self.intermediate_size, self.hidden_size, self.mlp_bias),
+            ("up", self.intermediate_size, self.hidden_size, self.mlp_bias),
+            ("down", self.hidden_size, self.intermediate_size, self.mlp_bias),
+        ):
+            shapes[f"{name}.weight"] = (rows, columns)
+            if bias:
+                shapes[f"{name}.bias"] = (rows,)
+        if self.qk_norm:
+            shapes["q_norm.weight"] = shapes["k_norm.weight"] = (self.head_dim,)
+        return shapes
+
+    @property
+    def parameters(self) -> int:
+        """Number of weights, tied tables counted once."""
+        total = 0
+        for shape in self.tensors().values():
+            size = 1
+            for dim in shape:
+                size *= dim
+            total += size
+        return total

@@ -1,0 +1,196 @@
+"""From a checkpoint to a bundle folder: weights streamed to the data file, graphs that point into it.
+
+The folder is written aside, under a temporary name beside its destination, and renamed when it is whole.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import onnx_ir as ir
+
+from edgert import __version__
+from edgert.bundle import (
+    CHAT_TEMPLATE,
+    DATA,
+    GENAI_CONFIG,
+    GENAI_GRAPH,
+    GRAPH,
+    MANIFEST,
+    TOKENIZER,
+    TOKENIZER_CONFIG,
+    FileFacts,
+    Manifest,
+    ModelFacts,
+    file_facts,
+)
+from edgert.errors import UsageError
+
+from .checkpoint import Checkpoint
+from .datafile import DataFile, Extent, write_matrix
+from .forms import Form
+from .genai import genai_config
+from .graph import build
+from .lower import Slot, lower
+from .matrix import Matrix, matrices
+
+INLINE_BYTES = 1024  # smaller constants live in the graph, where shape inference can see them
+
+Progress = Callable[[int], None]
+
+
+@contextmanager
+def written_aside(folder: Path, *, force: bool) -> Iterator[Path]:
+    """A temporary folder that becomes `folder` if the block succeeds. Raises UsageError if it exists."""
+    if folder.exists() and not force:
+        raise UsageError(f"{folder} exists already: choose another place, or pass --force to replace it")
+    if folder.exists() and not (folder / MANIFEST).exists():
+        raise UsageError(f"{folder} exists and is not a bundle: --force replaces bundles only")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        yield aside
+        aside.chmod(0o755)
+        _swap(aside, folder)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _swap(aside: Path, folder: Path) -> None:
+    """Put the new folder in place; the old one is removed only when the new one stands."""
+    if not folder.exists():
+        aside.rename(folder)
+        return
+    old = Path(tempfile.mkdtemp(prefix=f".{folder.name}.old.", dir=folder.parent))
+    folder.rename(old / folder.name)
+    try:
+        aside.rename(folder)
+    except OSError:
+        (old / folder.name).rename(folder)
+        raise
+    finally:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def write_bundle(
+    checkpoint: Checkpoint, aside: Path, name: str, form: Form, device: str, context: int, progress: Progress
+) -> Manifest:
+    """Write every file of the bundle into `aside`. Raises ValueError if a matrix doesn't fit the form."""
+    named = matrices(checkpoint)
+    graphs = {}
+    for filename, feeds in ((GRAPH, "edgert"), (GENAI_GRAPH, "genai")):
+        model = build(checkpoint.spec, checkpoint.vector, context, feeds)  # type: ignore[arg-type]
+        graphs[filename] = (model, lower(model, named, form))
+    with DataFile(aside / DATA) as data:
+        extents = _write_weights(data, named, graphs[GRAPH][1], form, progress)
+        constants: dict[str, Extent] = {}
+        for filename, (model, slots) in graphs.items():
+            _point(model, slots, extents)
+            _externalize(model, data, constants)
+            ir.save(model, aside / filename)
+    _write_texts(checkpoint, aside, context)
+    files = {DATA: data.facts} | _facts_of(aside)
+    manifest = _manifest(checkpoint, name, form, device, context, files)
+    _write_text(aside / MANIFEST, manifest.to_json())
+    return manifest
+
+
+def _write_weights(
+    data: DataFile, named: Mapping[str, Matrix], slots: list[Slot], form: Form, progress: Progress
+) -> dict[tuple[str, str], Extent]:
+    """Every matrix once, in the order the graph reads them."""
+    pieces: dict[str, dict[str, None]] = {}
+    for slot in slots:
+        pieces.setdefault(slot.matrix, {})[slot.piece] = None
+    extents: dict[tuple[str, str], Extent] = {}
+    for name, wanted in pieces.items():
+        written = write_matrix(data, named[name], form, tuple(wanted), progress)
+        extents |= {(name, piece): extent for piece, extent in written.items()}
+    return extents
+
+
+def _point(model: ir.Model, slots: list[Slot], extents: Mapping[tuple[str, str], Extent]) -> None:
+    """Give every slot the bytes of its piece; two slots may share them."""
+    for slot in slots:
+        _set_external(slot.value, extents[slot.matrix, slot.piece])
+        model.graph.register_initializer(slot.value)
+
+
+def _externalize(model: ir.Model, data: DataFile, constants: dict[str, Extent]) -> None:
+    """Move norms, biases and rope tables to the data file, once for all graphs."""
+    for value in model.graph.initializers.values():
+        tensor = value.const_value
+        if tensor is None or isinstance(tensor, ir.ExternalTensor) or tensor.nbytes < INLINE_BYTES:
+            continue
+        name = str(value.name)
+        if name not in constants:
+            constants[name] = data.append([tensor.numpy()])
+        _set_external(value, constants[name])
+
+
+def _set_external(value: ir.Value, extent: Extent) -> None:
+    assert value.shape is not None and value.dtype is not None and value.name is not None  # noqa: S101
+    value.const_value = ir.ExternalTensor(
+        DATA, extent.offset, extent.length, value.dtype, shape=value.shape, name=value.name
+    )
+
+
+def _write_texts(checkpoint: Checkpoint, aside: Path, context: int) -> None:
+    files = checkpoint.tokenizer
+    _write_text(aside / TOKENIZER, files.tokenizer)
+    _write_text(aside / TOKENIZER_CONFIG, json.dumps(files.config, indent=2, ensure_ascii=False) + "\n")
+    if files.chat_template is not None:
+        _write_text(aside / CHAT_TEMPLATE, files.chat_template)
+    config = genai_config(checkpoint.spec, checkpoint.generation, context)
+    _write_text(aside / GENAI_CONFIG, json.dumps(config, indent=2) + "\n")
+
+
+def _write_text(path: Path, text: str) -> None:
+    with path.open("w", encoding="utf-8", newline="\n") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _facts_of(aside: Path) -> dict[str, FileFacts]:
+    """Facts of every file but the data file, whose hash is already known."""
+    return {path.name: file_facts(path) for path in sorted(aside.iterdir()) if path.name != DATA}
+
+
+def _manifest(
+    checkpoint: Checkpoint,
+    name: str,
+    form: Form,
+    device: str,
+    context: int,
+    files: Mapping[str, FileFacts],
+) -> Manifest:
+    spec = checkpoint.spec
+    facts = ModelFacts(
+        family=spec.family,
+        parameters=spec.parameters,
+        num_layers=spec.num_layers,
+        hidden_size=spec.hidden_size,
+        num_heads=spec.num_heads,
+        num_kv_heads=spec.num_kv_heads,
+        head_dim=spec.head_dim,
+        vocab_size=spec.vocab_size,
+        context=context,
+        tied_embeddings=spec.tied_embeddings,
+    )
+    return Manifest(
+        name=name,
+        model=facts,
+        quantization=form.quantization,
+        devices=(device,),
+        generation=checkpoint.generation,
+        origin=checkpoint.origin,
+        edgert=__version__,
+        files=files,
+    )
