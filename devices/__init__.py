@@ -11,7 +11,7 @@ import platform
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -25,10 +25,14 @@ DEFAULT = "laptop-cpu"
 
 @dataclass(frozen=True)
 class MatMulForm:
-    """How weight matrices are stored for a device: bits per weight, weights per scale, kernel level."""
+    """How weight matrices are stored for a device: bits per weight, weights per scale, kernel level.
+
+    `head_block_size` is for the token embedding and the output head.
+    """
 
     bits: int
     block_size: int
+    head_block_size: int
     accuracy_level: int
 
 
@@ -123,9 +127,9 @@ def _parse(text: str, source: str) -> DeviceProfile:
 
 def _profile(table: Mapping[str, Any]) -> DeviceProfile:
     matmul = table["matmul"]
-    form = MatMulForm(int(matmul["bits"]), int(matmul["block_size"]), int(matmul["accuracy_level"]))
-    if form.bits != 8 or form.block_size not in (16, 32, 64, 128, 256):
-        raise ValueError(f"matmul: bits must be 8 and block_size 16 to 256 in powers of two, not {matmul}")
+    form = MatMulForm(**{field.name: int(matmul[field.name]) for field in fields(MatMulForm)})
+    if form.bits != 8 or not {form.block_size, form.head_block_size} <= {16, 32, 64, 128, 256}:
+        raise ValueError(f"matmul: bits must be 8 and block sizes 16 to 256 in powers of two, not {matmul}")
     if not re.fullmatch(r"[a-z0-9-]+", table["name"]):
         raise ValueError(f"name must be lower-case letters, digits and dashes: {table['name']!r}")
     threads = table["threads"]

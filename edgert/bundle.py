@@ -52,12 +52,13 @@ class ModelFacts:
 
 @dataclass(frozen=True)
 class Quantization:
-    """How the weights are stored. `block_size` and `accuracy_level` are 0 for fp32."""
+    """How the weights are stored. Block sizes (weights per scale) and `accuracy_level` are 0 for fp32."""
 
     scheme: str
     bits: int
-    block_size: int
-    accuracy_level: int
+    block_size: int = 0
+    head_block_size: int = 0
+    accuracy_level: int = 0
 
 
 @dataclass(frozen=True)

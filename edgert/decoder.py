@@ -10,7 +10,7 @@ import numpy.typing as npt
 from edgert.bundle import ModelFacts
 from edgert.cache import KVCache
 from edgert.errors import PromptTooLong
-from edgert.session import Session, share, zeros
+from edgert.session import Binding, Session, share, zeros
 
 Logits = npt.NDArray[np.float32]
 
@@ -38,6 +38,10 @@ class Decoder:
         self._step = session.bind({"input_ids": share(self._token), **inputs}, outputs)
         self._chunked = session.bind(inputs, outputs)
 
+    def reusable(self, tokens: Sequence[int]) -> int:
+        """How many tokens a prefill will find in the cache; never the last, whose logits are wanted."""
+        return min(self.cache.common_prefix(tokens), len(tokens) - 1)
+
     def prefill(self, tokens: Sequence[int]) -> Logits:
         """Bring the cache to exactly `tokens`, reusing what it holds of them; logits of the last, (vocab,).
 
@@ -47,21 +51,18 @@ class Decoder:
             raise ValueError("a prompt needs at least one token")
         if len(tokens) > self.cache.capacity:
             raise PromptTooLong(len(tokens), self.cache.capacity)
-        # The last token always runs: its logits are what the caller is after.
-        self.cache.rewind(min(self.cache.common_prefix(tokens), len(tokens) - 1))
+        self.cache.rewind(self.reusable(tokens))
         for chunk in self._chunks(tokens[len(self.cache) :]):
             self._wanted[0] = len(chunk) - 1
             self._chunked.bind_ortvalue_input("input_ids", share(np.array([chunk], np.int64)))
-            self._advance(chunk)
-            self._session.run(self._chunked)
+            self._run(self._chunked, chunk)
         return self._logits[0, 0]
 
     def decode(self, token: int) -> Logits:
-        """Append one token and return the logits after it, (vocab,), in the decoder's own buffer."""
+        """Append one token, which must fit the context, and return the logits after it, (vocab,), in the decoder's own buffer."""
         self._token[0, 0] = token
         self._wanted[0] = 0
-        self._advance([token])
-        self._session.run(self._step)
+        self._run(self._step, [token])
         return self._logits[0, 0]
 
     def logits(self, tokens: Sequence[int]) -> Logits:
@@ -78,16 +79,19 @@ class Decoder:
             }
             outputs = {"logits": share(everything[:, start : start + len(chunk)]), **self.cache.present}
             binding = self._session.bind({**inputs, **self._lengths, **self.cache.past}, outputs)
-            self._advance(chunk)
-            self._session.run(binding)
+            self._run(binding, chunk)
         return everything[0]
 
     def _chunks(self, tokens: Sequence[int]) -> Iterator[list[int]]:
         for start in range(0, len(tokens), self._chunk):
             yield list(tokens[start : start + self._chunk])
 
-    def _advance(self, tokens: list[int]) -> None:
-        """Note the tokens and tell the graph how long the sequence is after them."""
+    def _run(self, binding: Binding, tokens: list[int]) -> None:
+        """Tell the graph how long the sequence is with the tokens, run it, and only then note them:
+        after an interrupt the cache claims nothing that isn't in it.
+        """
+        length = len(self.cache) + len(tokens)
+        self._seqlens_k[0] = length - 1
+        self._total[...] = length
+        self._session.run(binding)
         self.cache.tokens += tokens
-        self._seqlens_k[0] = len(self.cache) - 1
-        self._total[...] = len(self.cache)

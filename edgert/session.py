@@ -70,6 +70,4 @@ def _options(threads: int, spin: bool) -> ort.SessionOptions:
     options.log_severity_level = SEVERITY_ERROR
     options.enable_mem_pattern = False  # prefill chunks vary in length
     options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spin)))
-    options.add_session_config_entry("session.force_spinning_stop", "1")  # idle while Python samples and waits
-    options.add_session_config_entry("session.set_denormal_as_zero", "1")
     return options

@@ -12,7 +12,7 @@ from edgert.bundle import Bundle
 from edgert.errors import CheckpointError, MissingExtra, UsageError
 
 if TYPE_CHECKING:
-    from .forms import Form
+    from .forms import Recipe
 
 __all__ = ["DEFAULT_MAX_CONTEXT", "ExportOptions", "Quant", "Via", "export"]
 
@@ -66,10 +66,10 @@ def export(
             if progress:
                 progress(done, total)
 
-        form = _form(options.quant, profile)
+        recipe = _recipe(options.quant, profile)
         name = options.name or folder.name
         try:
-            manifest = writer.write_bundle(checkpoint, aside, name, form, profile.name, context, advance)
+            manifest = writer.write_bundle(checkpoint, aside, name, recipe, profile.name, context, advance)
         except ValueError as error:
             raise CheckpointError(f"{source}: {error}") from error
     return Bundle(folder, manifest)
@@ -86,12 +86,10 @@ def require_extra() -> None:
         raise MissingExtra("exporting", "export") from error
 
 
-def _form(quant: Quant, profile: devices.DeviceProfile) -> Form:
-    from .forms import Float32, Int8Blocks  # noqa: PLC0415
+def _recipe(quant: Quant, profile: devices.DeviceProfile) -> Recipe:
+    from . import forms  # noqa: PLC0415
 
-    if quant == "fp32":
-        return Float32()
-    return Int8Blocks(profile.matmul.block_size, profile.matmul.accuracy_level)
+    return forms.fp32() if quant == "fp32" else forms.int8(profile.matmul)
 
 
 def _context(asked: int | None, model: int) -> int:

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from edgert.bundle import Quantization
+from edgert.devices import MatMulForm
 
 from .checkpoint import FloatArray
 from .graph import MICROSOFT
@@ -39,9 +40,6 @@ class Call:
 class Form(Protocol):
     """A storage form. Codes come a chunk of rows at a time, so that no matrix is ever whole in memory."""
 
-    @property
-    def quantization(self) -> Quantization: ...
-
     def check(self, name: str, shape: tuple[int, int]) -> None:
         """Raise ValueError if a matrix can't be stored this way."""
         ...
@@ -69,10 +67,6 @@ class Int8Blocks:
 
     block_size: int
     accuracy_level: int
-
-    @property
-    def quantization(self) -> Quantization:
-        return Quantization("int8", 8, self.block_size, self.accuracy_level)
 
     def check(self, name: str, shape: tuple[int, int]) -> None:
         if shape[1] % self.block_size:
@@ -113,10 +107,6 @@ class Int8Blocks:
 class Float32:
     """Plain float32 rows: the reference that quantized bundles are judged against."""
 
-    @property
-    def quantization(self) -> Quantization:
-        return Quantization("fp32", 32, 0, 0)
-
     def check(self, name: str, shape: tuple[int, int]) -> None:
         del name, shape
 
@@ -129,3 +119,28 @@ class Float32:
 
     def embedding(self, shape: tuple[int, int]) -> tuple[Call, tuple[Piece, ...]]:
         return Call("Gather", "", {"axis": 0}), (Piece("weights", ir.DataType.FLOAT, shape),)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Which form each matrix takes: one for the layers, one for the embedding and the head."""
+
+    layers: Form
+    head: Form
+    quantization: Quantization
+
+    def form(self, matrix: str) -> Form:
+        return self.layers if matrix.startswith("layers.") else self.head
+
+
+def fp32() -> Recipe:
+    return Recipe(Float32(), Float32(), Quantization("fp32", 32))
+
+
+def int8(form: MatMulForm) -> Recipe:
+    """8 bits everywhere, in the blocks that a device profile asks for."""
+    return Recipe(
+        Int8Blocks(form.block_size, form.accuracy_level),
+        Int8Blocks(form.head_block_size, form.accuracy_level),
+        Quantization("int8", form.bits, form.block_size, form.head_block_size, form.accuracy_level),
+    )

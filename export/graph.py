@@ -221,10 +221,8 @@ def _mlp(b: Builder, x: ir.Value, layer: int) -> ir.Value:
     """down(SiLU(gate) · up); QuickGelu with alpha 1 is SiLU in one node."""
     prefix = f"layers.{layer}"
     biases = [f"{prefix}.gate.bias", f"{prefix}.up.bias"] if b.spec.mlp_bias else []
-    both = b.linear(x, f"{prefix}.gate_up", biases)
-    gate, up = b.tape.op_multi_out(
-        "Split", [both], {"axis": -1, "num_outputs": 2}, num_outputs=2, name=f"{prefix}.gate_up/split"
-    )
+    gate = b.linear(x, f"{prefix}.gate", biases[:1])
+    up = b.linear(x, f"{prefix}.up", biases[1:])
     active = b.op("QuickGelu", [gate], f"{prefix}.silu", alpha=1.0)
     product = b.op("Mul", [active, up], f"{prefix}.mlp")
     return b.linear(product, f"{prefix}.down", [f"{prefix}.down.bias"] if b.spec.mlp_bias else [])

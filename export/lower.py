@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from .forms import Form, Piece
+from .forms import Form, Piece, Recipe
 from .graph import ABSTRACT
 from .matrix import Matrix
 
@@ -26,12 +26,13 @@ class Slot:
     piece: str
 
 
-def lower(model: ir.Model, matrices: Mapping[str, Matrix], form: Form) -> list[Slot]:
+def lower(model: ir.Model, matrices: Mapping[str, Matrix], recipe: Recipe) -> list[Slot]:
     """Replace the abstract nodes in place and return the slots, in graph order. Raises ValueError."""
     slots: list[Slot] = []
     for node in list(model.graph):
         if node.domain == ABSTRACT:
             name = node.attributes.get_string("matrix")
+            form = recipe.form(name)
             form.check(name, matrices[name].shape)
             slots += _replace(model.graph, node, name, matrices[name].shape, form)
     return slots

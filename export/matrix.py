@@ -43,7 +43,7 @@ def matrices(checkpoint: Checkpoint) -> dict[str, Matrix]:
     tensors = checkpoint.tensors
     named = {"embedding": Matrix((tensors["embedding.weight"],))}
     for layer in range(checkpoint.spec.num_layers):
-        for name, parts in (("qkv", "q k v"), ("o", "o"), ("gate_up", "gate up"), ("down", "down")):
+        for name, parts in (("qkv", "q k v"), ("o", "o"), ("gate", "gate"), ("up", "up"), ("down", "down")):
             stack = tuple(tensors[f"layers.{layer}.{part}.weight"] for part in parts.split())
             named[f"layers.{layer}.{name}"] = Matrix(stack)
     if not checkpoint.spec.tied_embeddings:

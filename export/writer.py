@@ -34,7 +34,7 @@ from edgert.errors import UsageError
 
 from .checkpoint import Checkpoint
 from .datafile import DataFile, Extent, write_matrix
-from .forms import Form
+from .forms import Recipe
 from .genai import genai_config
 from .graph import build
 from .lower import Slot, lower
@@ -79,16 +79,16 @@ def _swap(aside: Path, folder: Path) -> None:
 
 
 def write_bundle(
-    checkpoint: Checkpoint, aside: Path, name: str, form: Form, device: str, context: int, progress: Progress
+    checkpoint: Checkpoint, aside: Path, name: str, recipe: Recipe, device: str, context: int, progress: Progress
 ) -> Manifest:
-    """Write every file of the bundle into `aside`. Raises ValueError if a matrix doesn't fit the form."""
+    """Write every file of the bundle into `aside`. Raises ValueError if a matrix doesn't fit its form."""
     named = matrices(checkpoint)
     graphs = {}
     for filename, feeds in ((GRAPH, "edgert"), (GENAI_GRAPH, "genai")):
         model = build(checkpoint.spec, checkpoint.vector, context, feeds)  # type: ignore[arg-type]
-        graphs[filename] = (model, lower(model, named, form))
+        graphs[filename] = (model, lower(model, named, recipe))
     with DataFile(aside / DATA) as data:
-        extents = _write_weights(data, named, graphs[GRAPH][1], form, progress)
+        extents = _write_weights(data, named, graphs[GRAPH][1], recipe, progress)
         constants: dict[str, Extent] = {}
         for filename, (model, slots) in graphs.items():
             _point(model, slots, extents)
@@ -96,13 +96,13 @@ def write_bundle(
             ir.save(model, aside / filename)
     _write_texts(checkpoint, aside, context)
     files = {DATA: data.facts} | _facts_of(aside)
-    manifest = _manifest(checkpoint, name, form, device, context, files)
+    manifest = _manifest(checkpoint, name, recipe, device, context, files)
     _write_text(aside / MANIFEST, manifest.to_json())
     return manifest
 
 
 def _write_weights(
-    data: DataFile, named: Mapping[str, Matrix], slots: list[Slot], form: Form, progress: Progress
+    data: DataFile, named: Mapping[str, Matrix], slots: list[Slot], recipe: Recipe, progress: Progress
 ) -> dict[tuple[str, str], Extent]:
     """Every matrix once, in the order the graph reads them."""
     pieces: dict[str, dict[str, None]] = {}
@@ -110,7 +110,7 @@ def _write_weights(
         pieces.setdefault(slot.matrix, {})[slot.piece] = None
     extents: dict[tuple[str, str], Extent] = {}
     for name, wanted in pieces.items():
-        written = write_matrix(data, named[name], form, tuple(wanted), progress)
+        written = write_matrix(data, named[name], recipe.form(name), tuple(wanted), progress)
         extents |= {(name, piece): extent for piece, extent in written.items()}
     return extents
 
@@ -166,7 +166,7 @@ def _facts_of(aside: Path) -> dict[str, FileFacts]:
 def _manifest(
     checkpoint: Checkpoint,
     name: str,
-    form: Form,
+    recipe: Recipe,
     device: str,
     context: int,
     files: Mapping[str, FileFacts],
@@ -187,7 +187,7 @@ def _manifest(
     return Manifest(
         name=name,
         model=facts,
-        quantization=form.quantization,
+        quantization=recipe.quantization,
         devices=(device,),
         generation=checkpoint.generation,
         origin=checkpoint.origin,

@@ -1,0 +1,155 @@
+"""Chat: the conversation at the terminal. Commands start with a slash, everything else is a question."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import cast
+
+import click
+
+from edgert import conversation as conversations
+from edgert.answer import Timings
+from edgert.conversation import Conversation
+from edgert.errors import EdgertError, UsageError
+from edgert.model import Model, Options
+
+HELP = """\
+/help               this list
+/clear              forget the conversation, keep the system prompt
+/system [TEXT]      show or set the system prompt; the conversation starts over
+/set [NAME VALUE]   show or change a setting: temperature, top_p, top_k, max_tokens, seed, …
+/retry              answer the last question again
+/save FILE          write the conversation to a JSON file
+/load FILE          go on with a saved conversation
+/exit               leave (or Ctrl-D)
+Ctrl-C stops an answer and keeps the conversation. \"\"\" starts and ends a question of several lines."""
+
+
+class Chat:
+    """One user, one model, one conversation."""
+
+    def __init__(self, model: Model, options: Options, system: str | None = None) -> None:
+        self._model = model
+        self._options = options
+        self._conversation = Conversation(system)
+        self._commands: dict[str, Callable[[str], None]] = {
+            "help": lambda _: click.echo(HELP),
+            "clear": self._clear,
+            "system": self._system,
+            "set": self._set,
+            "retry": lambda _: self.answer(self._conversation.take_back_question()),
+            "save": self._save,
+            "load": self._load,
+        }
+
+    def loop(self) -> None:
+        """Read, answer, repeat, until /exit or Ctrl-D."""
+        with contextlib.suppress(ImportError):
+            import readline  # noqa: F401, PLC0415 - line editing and history, where the system has it
+        manifest = self._model.bundle.manifest
+        click.echo(
+            f"{manifest.name} · {manifest.quantization.scheme} · {self._model.profile.name}, "
+            f"{self._model.threads} threads · context {self._model.context} · /help lists the commands"
+        )
+        while (line := _read_question()) is not None:
+            if line.strip() in ("/exit", "/quit", "/bye"):
+                return
+            try:
+                self._handle(line)
+            except EdgertError as error:
+                click.echo(f"{error}", err=True)
+
+    def answer(self, question: str) -> Timings | None:
+        """Ask and stream the answer to the terminal; None if it was stopped before its first token."""
+        self._conversation.ask(question)
+        shown: list[str] = []
+        timings = None
+        try:
+            for chunk in self._model.stream(self._conversation.messages, **self._options):
+                shown.append(chunk.text)
+                timings = chunk.timings
+                click.echo(chunk.text, nl=False)
+            click.echo()
+        except KeyboardInterrupt:
+            click.echo("  (stopped)")
+        except EdgertError:
+            self._conversation.take_back_question()
+            raise
+        self._conversation.answer("".join(shown))
+        return timings
+
+    def _handle(self, line: str) -> None:
+        if not line.strip():
+            return
+        if not line.startswith("/"):
+            self.answer(line)
+            return
+        name, _, argument = line[1:].strip().partition(" ")
+        if name not in self._commands:
+            raise UsageError(f"unknown command '/{name}': /help lists them; start with a space to ask it")
+        self._commands[name](argument.strip())
+
+    def _clear(self, _: str) -> None:
+        self._conversation.turns.clear()
+        click.echo("The conversation is forgotten.")
+
+    def _system(self, text: str) -> None:
+        if not text:
+            click.echo(self._conversation.system or "No system prompt: the model's own is used, if it has one.")
+            return
+        self._conversation = Conversation(text)
+        click.echo("The system prompt is set; the conversation starts over.")
+
+    def _set(self, argument: str) -> None:
+        """Values are read as Python literals, so `/set seed 7`, `/set logit_bias {5: -1}` and `None` work."""
+        name, _, text = argument.partition(" ")
+        if not name:
+            request = self._model.request(**self._options)
+            settings = {"max_tokens": request.max_tokens, "stop": list(request.stop), **vars(request.sampling)}
+            click.echo("\n".join(f"{key} {value}" for key, value in settings.items()))
+            return
+        try:
+            value = ast.literal_eval(text.strip())
+        except (ValueError, SyntaxError) as error:
+            raise UsageError(f"/set {name} needs a value, as in: /set temperature 0.6") from error
+        changed = cast(Options, {**self._options, name: value})
+        self._model.request(**changed)  # refuses what can't be
+        self._options = changed
+        click.echo(f"{name} is {value} from the next answer on.")
+
+    def _save(self, name: str) -> None:
+        path = _path(name, "/save")
+        self._conversation.save(path)
+        click.echo(f"Saved to {path}.")
+
+    def _load(self, name: str) -> None:
+        self._conversation = conversations.load(_path(name, "/load"))
+        for turn in self._conversation.turns:
+            click.echo(f"{'> ' if turn['role'] == 'user' else ''}{turn['content']}")
+
+
+def _read_question() -> str | None:
+    """A line, or the lines between triple quotes; None at the end of input. Ctrl-C clears the line."""
+    while True:
+        try:
+            line = input(">>> ")
+            if not line.startswith('"""'):
+                return line
+            lines = [line[3:]]
+            while not lines[-1].endswith('"""'):
+                lines.append(input("... "))
+            return "\n".join(lines)[:-3]
+        except KeyboardInterrupt:
+            click.echo("\n(Ctrl-D or /exit leaves)")
+        except EOFError:
+            click.echo()
+            return None
+
+
+def _path(name: str, command: str) -> Path:
+    if not name:
+        raise UsageError(f"{command} needs a file name")
+    return Path(name).expanduser()

@@ -1,0 +1,287 @@
+"""The command line: each command parses, calls the library and prints. Errors are one line and an exit code."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from edgert import __version__, home
+from edgert.errors import EdgertError, UsageError
+
+if TYPE_CHECKING:
+    from edgert.bundle import Bundle
+    from edgert.model import Model, Options
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+class Group(click.Group):
+    """Turns edgert's own errors into one line and their exit code, in this one place."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except EdgertError as error:
+            click.echo(f"edgert: {error}", err=True)
+            ctx.exit(error.exit_code)
+
+
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="edgert")
+def main() -> None:
+    """Chat with your own distilled student on a small machine.
+
+    \b
+    edgert chat                        talk to the default student
+    edgert export CHECKPOINT BUNDLE    make an int8 bundle of your own (on the dev machine)
+    edgert chat BUNDLE                 talk to it (anywhere)
+    """
+
+
+def sampling_options(command: Command) -> Command:
+    """Options of `chat` and `generate`; what isn't given stays the model's own default."""
+    for option in reversed(
+        (
+            click.option("--max-tokens", type=click.IntRange(1), help="Longest answer; the default fills the context."),
+            click.option("--temperature", type=float, help="0 always takes the likeliest token; 0.6 suits R1 students."),
+            click.option("--top-p", type=float, help="Draw from the likeliest tokens that reach this probability."),
+            click.option("--top-k", type=int, help="Draw from the K likeliest tokens; 0 is off."),
+            click.option("--min-p", type=float, help="Drop tokens less likely than this fraction of the likeliest."),
+            click.option("--repetition-penalty", type=float, help="Above 1 discourages tokens already seen."),
+            click.option("--seed", type=int, help="The same seed gives the same answer."),
+            click.option("--stop", multiple=True, help="End the answer before this text; may be repeated."),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+def model_options(command: Command) -> Command:
+    """How to load a bundle."""
+    for option in (
+        click.option("--context", type=click.IntRange(1), help="Tokens of KV cache; the default is the device's."),
+        click.option("--device", help="Device profile, by name or as a .toml file; the default is detected."),
+    ):
+        command = option(command)
+    return command
+
+
+@main.command()
+@click.argument("bundle", required=False)
+@click.option("--system", help="System prompt; without it the model's own is used, if it has one.")
+@model_options
+@sampling_options
+def chat(bundle: str | None, system: str | None, device: str | None, context: int | None, **sampling: Any) -> None:
+    """Talk to a bundle, given as a folder or by the name it was pulled under.
+
+    With a prompt piped in it answers and exits:  echo "Why is the sky blue?" | edgert chat
+    """
+    from edgert.chat import Chat
+
+    piped = None if sys.stdin.isatty() else sys.stdin.read().strip()
+    if piped == "":
+        raise UsageError("the piped prompt is empty")
+    session = Chat(_load(bundle, device, context), _given(sampling), system)
+    if piped is None:
+        session.loop()
+    else:
+        session.answer(piped)
+
+
+@main.command()
+@click.argument("bundle", required=False)
+@click.option("-p", "--prompt", required=True, help="The question; '-' reads it from standard input.")
+@click.option("--raw", is_flag=True, help="Continue the text as it is, without the chat template.")
+@click.option("--json", "as_json", is_flag=True, help="Print text, token ids, finish reason and speeds as JSON.")
+@model_options
+@sampling_options
+def generate(
+    bundle: str | None,
+    prompt: str,
+    raw: bool,
+    as_json: bool,
+    device: str | None,
+    context: int | None,
+    **sampling: Any,
+) -> None:
+    """Answer one prompt and exit."""
+    model = _load(bundle, device, context)
+    text = sys.stdin.read() if prompt == "-" else prompt
+    stream = model.stream(model.tokenizer.encode(text) if raw else text, **_given(sampling))
+    if as_json:
+        click.echo(json.dumps(_reply_json(stream), ensure_ascii=False, indent=2))
+        return
+    for chunk in stream:
+        click.echo(chunk.text, nl=False)
+    click.echo()
+
+
+def _reply_json(stream: Any) -> dict[str, Any]:
+    from edgert.answer import join
+
+    reply = join(stream)
+    timings = reply.timings
+    return {
+        "text": reply.text,
+        "token_ids": list(reply.token_ids),
+        "finish_reason": reply.finish_reason,
+        "prompt_tokens": timings.prompt_tokens,
+        "prefill_tokens_per_s": round(timings.prefill_tokens_per_s, 2),
+        "decode_tokens_per_s": round(timings.decode_tokens_per_s, 2),
+        "time_to_first_token_s": round(timings.time_to_first_token_s, 4),
+    }
+
+
+@main.command()
+@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--device", help="Profile of the machine it is for; see `edgert devices`.")
+@click.option("--quant", type=click.Choice(["int8", "fp32"]), default="int8", show_default=True)
+@click.option("--max-context", type=click.IntRange(1), help="Longest context the bundle can hold, in tokens.")
+@click.option("--via", type=click.Choice(["auto", "direct", "optimum"]), default="auto", help="Graph builder.")
+@click.option("--force", is_flag=True, help="Replace an existing bundle.")
+@click.option("--json", "as_json", is_flag=True, help="Print the manifest as JSON.")
+def export(checkpoint: Path, bundle: Path, as_json: bool, **options: Any) -> None:
+    """Make a bundle of a Hugging Face folder or a GGUF file.
+
+    \b
+    edgert export ./my-student ./my-student-int8
+    edgert export model-Q4_K_M.gguf ./bundle --max-context 8192
+    """
+    written = _export(checkpoint, bundle, options)
+    if as_json:
+        click.echo(written.manifest.to_json(), nl=False)
+    else:
+        click.echo(f"{bundle}: {written.size / 1e6:.0f} MB, ready for: edgert chat {bundle}")
+
+
+def _export(checkpoint: Path, bundle: Path, options: dict[str, Any]) -> Bundle:
+    from edgert import export as exporter
+
+    with click.progressbar(length=1, label="Exporting", file=sys.stderr, hidden=not sys.stderr.isatty()) as bar:
+
+        def progress(done: int, total: int) -> None:
+            bar.length = total
+            bar.update(done - bar.pos)
+
+        return exporter.export(checkpoint, bundle, exporter.ExportOptions(**options), progress)
+
+
+@main.command()
+@click.argument("name", default=home.DEFAULT_MODEL)
+@click.option("--list", "show", is_flag=True, help="List the models that can be pulled.")
+@click.option("--quant", type=click.Choice(["int8", "fp32"]), default="int8", show_default=True)
+@click.option("--device", help="Profile of the machine it is for; see `edgert devices`.")
+def pull(name: str, show: bool, quant: str, device: str | None) -> None:
+    """Obtain a student of the catalog and export it, so that `edgert chat NAME` works."""
+    from edgert.export import catalog
+
+    if show:
+        for entry in catalog.CATALOG:
+            click.echo(f"{entry.name:24} {entry.parameters:>6} M  {entry.license:12} {entry.source}")
+        return
+    click.echo(f"{_pull(name, quant, device)} is ready: edgert chat {name}")
+
+
+def _pull(name: str, quant: str = "int8", device: str | None = None) -> Path:
+    """The bundle of a catalog entry, made if it isn't there."""
+    from edgert.export import catalog
+    from edgert.export import pull as pulling
+
+    entry = catalog.find(name)
+    folder = home.bundle_folder(name)
+    if folder.exists():
+        return folder
+    click.echo(f"Pulling {name} ({entry.license}) from {entry.source} …", err=True)
+    checkpoint = pulling.pull(entry, home.checkpoint_folder(name))
+    click.echo(f"Exporting {checkpoint} to {folder} …", err=True)
+    _export(checkpoint, folder, {"quant": quant, "device": device, "name": name})
+    return folder
+
+
+@main.command()
+@click.argument("bundle")
+@click.option("--verify", is_flag=True, help="Read every file and compare its SHA-256.")
+@click.option("--json", "as_json", is_flag=True, help="Print the manifest as JSON.")
+def info(bundle: str, verify: bool, as_json: bool) -> None:
+    """Show what a bundle holds: model, quantization, origin, licence, files."""
+    from edgert.bundle import open_bundle
+
+    opened = open_bundle(home.find_bundle(bundle))
+    if verify:
+        opened.check_hashes()
+    click.echo(opened.manifest.to_json() if as_json else _info_text(opened), nl=not as_json)
+
+
+def _info_text(bundle: Bundle) -> str:
+    manifest, model, quant = bundle.manifest, bundle.manifest.model, bundle.manifest.quantization
+    blocks = f", blocks of {quant.block_size} (head {quant.head_block_size})" if quant.block_size else ""
+    rows = [
+        ("name", manifest.name),
+        ("model", f"{model.family}, {model.parameters / 1e6:.0f} M parameters, {model.num_layers} layers"),
+        ("context", f"up to {model.context} tokens, {_kv_bytes(bundle) * 1000 / 1e6:.1f} MB of KV cache per 1,000"),
+        ("weights", f"{quant.scheme}{blocks}"),
+        ("devices", ", ".join(manifest.devices)),
+        ("origin", f"{manifest.origin.source}, licence {manifest.origin.license or 'not stated'}"),
+        ("defaults", f"temperature {manifest.generation.temperature}, top_p {manifest.generation.top_p}"),
+        ("written by", f"edgert {manifest.edgert}, format {manifest.format_version}"),
+        ("size", f"{bundle.size / 1e6:.0f} MB in {len(manifest.files)} files"),
+    ]
+    return "\n".join(f"{name:12}{value}" for name, value in rows)
+
+
+def _kv_bytes(bundle: Bundle) -> int:
+    """Bytes of float32 keys and values a token."""
+    model = bundle.manifest.model
+    return 2 * 4 * model.num_layers * model.num_kv_heads * model.head_dim
+
+
+@main.command(name="devices")
+@click.option("--json", "as_json", is_flag=True)
+def list_devices(as_json: bool) -> None:
+    """List the device profiles and the one detected on this machine, with the reason."""
+    from edgert import devices
+
+    found = devices.detect()
+    profiles = [devices.load(name) for name in devices.names()]
+    if as_json:
+        table = {"detected": found.profile.name, "reason": found.reason, "profiles": [asdict(p) for p in profiles]}
+        click.echo(json.dumps(table, indent=2))
+        return
+    for profile in profiles:
+        mark = "*" if profile.name == found.profile.name else " "
+        click.echo(f"{mark} {profile.name:20} {profile.title}")
+    click.echo(f"* detected: {found.reason}")
+
+
+def _load(bundle: str | None, device: str | None, context: int | None) -> Model:
+    from edgert.model import load
+
+    folder = home.find_bundle(bundle) if bundle else _default_bundle()
+    return load(folder, device, context)
+
+
+def _default_bundle() -> Path:
+    """The default student; if it is missing, say so and offer to get it."""
+    folder = home.bundle_folder(home.DEFAULT_MODEL)
+    if folder.exists():
+        return folder
+    click.echo(f"The default student, {home.DEFAULT_MODEL}, is not in {home.home()} yet.", err=True)
+    if not sys.stdin.isatty():
+        raise UsageError(f"get it with: edgert pull {home.DEFAULT_MODEL}")
+    if not click.confirm("Get it now (93 MB download, 155 MB bundle)?", default=True, err=True):
+        raise UsageError("nothing to chat with: name a bundle, as in: edgert chat BUNDLE")
+    return _pull(home.DEFAULT_MODEL)
+
+
+def _given(sampling: dict[str, Any]) -> Options:
+    """Only the options that were given."""
+    from edgert.model import Options
+
+    return Options(**{name: value for name, value in sampling.items() if value not in (None, ())})  # type: ignore[typeddict-item]

@@ -1,0 +1,36 @@
+"""Where pulled checkpoints and exported bundles live: the user's cache folder, or EDGERT_HOME."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+DEFAULT_MODEL = "smollm2-135m-instruct"
+
+
+def home() -> Path:
+    """The folder, by the conventions of each system (those of platformdirs); it may not exist yet."""
+    override = os.environ.get("EDGERT_HOME")
+    if override:
+        return Path(override).expanduser()
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local") / "edgert" / "Cache"
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "edgert"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgert"
+
+
+def checkpoint_folder(name: str) -> Path:
+    return home() / "checkpoints" / name
+
+
+def bundle_folder(name: str) -> Path:
+    return home() / "bundles" / name
+
+
+def find_bundle(name_or_path: str) -> Path:
+    """A bundle given by path, or by the name it was pulled under."""
+    path = Path(name_or_path)
+    pulled = bundle_folder(name_or_path) if path.name == name_or_path else path
+    return path if path.exists() or not pulled.exists() else pulled

@@ -1,0 +1,181 @@
+"""Model: a bundle opened on a device; prompts in, chunks of text out. What `edgert.load` returns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeAlias, TypedDict, Unpack
+
+from edgert import devices
+from edgert.answer import Chunk, Reply, Stopwatch, join
+from edgert.bundle import CHAT_TEMPLATE, Bundle, open_bundle
+from edgert.decoder import Decoder, Logits
+from edgert.errors import Overtaken, PromptTooLong, UsageError
+from edgert.sampler import Sampler, Sampling
+from edgert.session import Session
+from edgert.stops import StopMatcher, check_stops
+from edgert.template import ChatTemplate, Message
+from edgert.tokenizer import Tokenizer, open_tokenizer
+
+# A user's question, a conversation, or exact token ids that no template touches.
+Prompt: TypeAlias = str | Sequence[Message] | Sequence[int]
+
+
+class Options(TypedDict, total=False):
+    """Keyword arguments of `stream` and `generate`; what is left out is the model's own default."""
+
+    max_tokens: int | None
+    stop: Sequence[str]
+    temperature: float
+    top_k: int
+    top_p: float
+    min_p: float
+    repetition_penalty: float
+    presence_penalty: float
+    frequency_penalty: float
+    logit_bias: Mapping[int, float]
+    logprobs: int | None
+    seed: int | None
+
+
+@dataclass(frozen=True)
+class Request:
+    """How one answer is made. `max_tokens` None: as many as the context holds."""
+
+    max_tokens: int | None
+    stop: Sequence[str]
+    sampling: Sampling
+
+    def __post_init__(self) -> None:
+        if self.max_tokens is not None and self.max_tokens < 1:
+            raise UsageError(f"max_tokens must be at least 1, not {self.max_tokens}")
+        check_stops(self.stop)
+
+
+class Model:
+    """A loaded model with one KV cache, so one answer at a time."""
+
+    def __init__(self, bundle: Bundle, profile: devices.DeviceProfile, context: int | None = None) -> None:
+        facts = bundle.manifest.model
+        context = min(profile.context, facts.context) if context is None else context
+        if not 1 <= context <= facts.context:
+            raise UsageError(f"context must be between 1 and the bundle's {facts.context}, not {context}")
+        self.bundle = bundle
+        self.profile = profile
+        self.context = context
+        self.tokenizer = open_tokenizer(bundle)
+        self.template = _open_template(bundle, self.tokenizer)
+        self.sampling = _default_sampling(bundle)
+        session = Session(bundle, profile)
+        self.threads = session.threads
+        self._decoder = Decoder(session, facts, context, profile.prefill_chunk)
+        self._streams = 0
+
+    def stream(self, prompt: Prompt, **options: Unpack[Options]) -> Iterator[Chunk]:
+        """Answer a prompt chunk by chunk; leaving the iteration stops the work.
+
+        A str is a user's question and goes through the chat template, as a list of messages does; token
+        ids are taken as they are. Raises PromptTooLong, UsageError, and Overtaken when an older stream is
+        continued.
+        """
+        request = self.request(**options)
+        tokens = self.tokens_of(prompt)
+        room = self.context - len(tokens)
+        if room < 1:
+            raise PromptTooLong(len(tokens), self.context)
+        sampler = Sampler(request.sampling, tokens, self.bundle.manifest.model.vocab_size)
+        limit = min(room, request.max_tokens or room)
+        return self._answer(tokens, sampler, StopMatcher(request.stop), limit)
+
+    def generate(self, prompt: Prompt, **options: Unpack[Options]) -> Reply:
+        """The whole answer at once; the same arguments and errors as `stream`."""
+        return join(self.stream(prompt, **options))
+
+    def logits(self, token_ids: Sequence[int]) -> Logits:
+        """Logits after every token, float32 (len(token_ids), vocab). Raises PromptTooLong."""
+        self._streams += 1
+        return self._decoder.logits(self._checked_ids(token_ids))
+
+    def tokens_of(self, prompt: Prompt) -> list[int]:
+        """Token ids of a prompt as `stream` feeds them. Raises UsageError."""
+        if isinstance(prompt, str):
+            if self.template is None:
+                return self._checked_ids(self.tokenizer.encode(prompt))
+            prompt = [{"role": "user", "content": prompt}]
+        ids = [item for item in prompt if isinstance(item, int)]
+        if len(ids) == len(prompt):
+            return self._checked_ids(ids)
+        if self.template is None:
+            raise UsageError("this bundle has no chat template: give a str to continue, or token ids")
+        messages = [item for item in prompt if not isinstance(item, int)]
+        return self.tokenizer.encode_rendered(self.template.render(messages))
+
+    def _answer(self, prompt: list[int], sampler: Sampler, stops: StopMatcher, limit: int) -> Iterator[Chunk]:
+        """The decode loop: prefill the prompt, then sample, show and decode until something ends it."""
+        stream = self._streams = self._streams + 1
+        ends, text, length = self.bundle.manifest.generation.eos_token_ids, self.tokenizer.stream(), 0
+
+        watch = Stopwatch(len(prompt), self._decoder.reusable(prompt))
+        logits = self._decoder.prefill(prompt)
+        while True:
+            token = sampler.sample(logits)
+            if token.id in ends:
+                yield Chunk(stops.flush(), None, watch.tick(length), "stop")
+                return
+            length += 1
+            timings = watch.tick(length)
+            yield Chunk(stops.push(text.push(token.id)), token, timings)
+            if stops.matched or length == limit:
+                yield Chunk(stops.flush(), None, timings, "stop" if stops.matched else "length")
+                return
+            if stream != self._streams:
+                raise Overtaken
+            logits = self._decoder.decode(token.id)
+
+    def request(self, **options: Unpack[Options]) -> Request:
+        """The options over the model's own defaults. Raises UsageError for unknown or impossible ones."""
+        unknown = sorted(options.keys() - Options.__annotations__.keys())
+        if unknown:
+            raise UsageError(f"unknown option '{unknown[0]}' (known: {', '.join(Options.__annotations__)})")
+        overrides: dict[str, Any] = dict(options)
+        limit, stop = overrides.pop("max_tokens", None), overrides.pop("stop", ())
+        try:
+            return Request(limit, stop, replace(self.sampling, **overrides))
+        except TypeError as error:
+            raise UsageError(f"an option has the wrong type: {error}") from error
+
+    def _checked_ids(self, ids: Sequence[int]) -> list[int]:
+        vocab = self.bundle.manifest.model.vocab_size
+        bad = [token for token in ids if not 0 <= token < vocab]
+        if bad or not ids:
+            raise UsageError(f"token {bad[0]} is outside the vocabulary of {vocab}" if bad else "the prompt is empty")
+        return list(ids)
+
+
+def load(path: str | Path, device: str | None = None, context: int | None = None) -> Model:
+    """Open a bundle.
+
+    `device`: a profile name or a path to a profile's TOML; None detects. `context`: tokens of KV cache;
+    None is the profile's default. Raises BundleError, DeviceError, UsageError.
+    """
+    profile = devices.load(device) if device else devices.detect().profile
+    return Model(open_bundle(Path(path)), profile, context)
+
+
+def _open_template(bundle: Bundle, tokenizer: Tokenizer) -> ChatTemplate | None:
+    source = bundle.text(CHAT_TEMPLATE)
+    if source is None:
+        return None
+    defaults = bundle.manifest.generation
+    ends = defaults.eos_token_ids
+    return ChatTemplate(
+        source,
+        bos_token=tokenizer.text_of(defaults.bos_token_id),
+        eos_token=tokenizer.text_of(ends[0] if ends else None),
+    )
+
+
+def _default_sampling(bundle: Bundle) -> Sampling:
+    own = bundle.manifest.generation
+    return Sampling(own.temperature, own.top_k, own.top_p, own.min_p, own.repetition_penalty)

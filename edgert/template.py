@@ -1,0 +1,74 @@
+"""ChatTemplate: messages to a prompt, with the model's own Jinja source in Jinja's sandbox.
+
+Environment and helpers are those that templates rely on in transformers (`apply_chat_template`):
+trimmed blocks, loop controls, `tojson` without HTML escapes, `raise_exception`, `strftime_now`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any, NoReturn, TypeAlias
+
+import jinja2
+import jinja2.ext
+import jinja2.sandbox
+
+from edgert.errors import BundleError, UsageError
+
+Message: TypeAlias = Mapping[str, Any]
+
+ROLES = ("system", "developer", "user", "assistant", "tool")
+
+
+class ChatTemplate:
+    """A compiled template and the texts of the special tokens it may spell out."""
+
+    def __init__(self, source: str, *, bos_token: str = "", eos_token: str = "") -> None:
+        self._tokens = {"bos_token": bos_token, "eos_token": eos_token}
+        try:
+            self._template = _environment().from_string(source)
+        except jinja2.TemplateSyntaxError as error:
+            raise BundleError(f"the chat template is broken at line {error.lineno}: {error.message}") from error
+
+    def render(self, messages: Sequence[Message]) -> str:
+        """The prompt for the next answer. Raises UsageError if the template refuses the conversation."""
+        check_messages(messages)
+        try:
+            return self._template.render(messages=list(messages), add_generation_prompt=True, **self._tokens)
+        except (jinja2.TemplateError, TypeError) as error:
+            raise UsageError(f"the model's chat template refuses this conversation: {error}") from error
+
+
+def check_messages(messages: Sequence[Message]) -> None:
+    """Each message needs a known role and a content. Raises UsageError naming the one that lacks it."""
+    if not messages:
+        raise UsageError("a conversation needs at least one message")
+    for number, message in enumerate(messages, 1):
+        if not isinstance(message, Mapping) or message.get("role") not in ROLES or "content" not in message:
+            raise UsageError(
+                f"message {number} must have a 'role' ({', '.join(ROLES)}) and a 'content', not {message!r}"
+            )
+
+
+def _environment() -> jinja2.sandbox.ImmutableSandboxedEnvironment:
+    environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[jinja2.ext.loopcontrols]
+    )
+    environment.filters["tojson"] = _tojson
+    environment.globals["raise_exception"] = _raise_exception
+    environment.globals["strftime_now"] = _strftime_now
+    return environment
+
+
+def _tojson(value: Any, indent: int | None = None, ensure_ascii: bool = False) -> str:
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent)
+
+
+def _raise_exception(message: str) -> NoReturn:
+    raise jinja2.TemplateError(message)
+
+
+def _strftime_now(form: str) -> str:
+    return datetime.now().strftime(form)  # noqa: DTZ005 - templates want the user's own clock

