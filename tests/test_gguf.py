@@ -1,0 +1,247 @@
+"""GGUF files give the same model as the Hugging Face folder they were converted from."""
+
+import json
+
+import gguf
+import numpy as np
+import pytest
+import tiny
+from tokenizers import Tokenizer
+
+from edgert import load
+from edgert.errors import CheckpointError
+from edgert.export import ExportOptions, export
+from edgert.export.checkpoint import open_checkpoint
+from edgert.export.gguf_tokenizer import rebuild
+
+IDS = np.random.default_rng(3).integers(5, tiny.VOCAB, 40).tolist()
+TYPES = gguf.GGMLQuantizationType
+NAMES = {
+    "model.embed_tokens": "token_embd",
+    "model.norm": "output_norm",
+    "lm_head": "output",
+    "input_layernorm": "attn_norm",
+    "post_attention_layernorm": "ffn_norm",
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output",
+    "self_attn.q_norm": "attn_q_norm",
+    "self_attn.k_norm": "attn_k_norm",
+    "self_attn.qkv_proj": "attn_qkv",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up",
+    "mlp.gate_up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+}
+SAMPLES = [
+    "Hello, world! I'll say it's 12345 times.",
+    "def f(x):\n    return x**2  # naïve\n\n\n",
+    "Größe, ça va? 東京は日本の首都です。 Привет",
+    "🎉👩‍👩‍👧 emoji\tand\ttabs   and   spaces ",
+    "<|im_start|>user\nHi<|im_end|>",
+]
+
+
+def theirs(name):
+    """A tensor's GGUF name."""
+    stem, _, kind = name.rpartition(".")
+    if stem.startswith("model.layers."):
+        _, _, layer, rest = stem.split(".", 3)
+        return f"blk.{layer}.{NAMES[rest]}.{kind}"
+    return f"{NAMES[stem]}.{kind}"
+
+
+def interleave(array, heads):
+    """The order of rows in which converters store q and k of llama models."""
+    return array.reshape(heads, 2, -1, *array.shape[1:]).swapaxes(1, 2).reshape(array.shape)
+
+
+def write(path, config, tensors, kind=TYPES.F32, tokens=None):
+    """A GGUF file as llama.cpp's converter would write it."""
+    architecture = "llama" if config["model_type"] == "mistral" else config["model_type"]
+    writer = gguf.GGUFWriter(path, architecture)
+    writer.add_block_count(config["num_hidden_layers"])
+    writer.add_context_length(config["max_position_embeddings"])
+    writer.add_embedding_length(config["hidden_size"])
+    writer.add_feed_forward_length(config["intermediate_size"])
+    writer.add_head_count(config["num_attention_heads"])
+    writer.add_head_count_kv(config["num_key_value_heads"])
+    writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
+    writer.add_rope_freq_base(config["rope_theta"])
+    if config.get("head_dim"):
+        writer.add_key_length(config["head_dim"])
+    if config.get("sliding_window"):
+        writer.add_sliding_window(config["sliding_window"])
+    add_tokenizer(writer, tokens or tiny.tokenizer().to_str())
+    for name, array in tensors.items():
+        add_tensor(writer, config, architecture, name, array, kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def add_tensor(writer, config, architecture, name, array, kind):
+    if architecture in ("llama", "smollm3") and ".q_proj" in name:
+        array = interleave(array, config["num_attention_heads"])
+    if architecture in ("llama", "smollm3") and ".k_proj" in name:
+        array = interleave(array, config["num_key_value_heads"])
+    if array.ndim == 1 or kind == TYPES.F32:
+        writer.add_tensor(theirs(name), array)
+    else:
+        writer.add_tensor(theirs(name), gguf.quants.quantize(array, kind), raw_dtype=kind)
+
+
+def add_tokenizer(writer, source, pre="gpt-2"):
+    model, added = json.loads(source)["model"], json.loads(source)["added_tokens"]
+    special = {entry["id"]: entry["special"] for entry in added}
+    names = {number: token for token, number in model["vocab"].items()} | {e["id"]: e["content"] for e in added}
+    size = max(names) + 1
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre(pre)
+    writer.add_token_list([names.get(i, f"[PAD{i}]") for i in range(size)])
+    writer.add_token_types([3 if special.get(i) else 4 if i in special else 1 if i in names else 5 for i in range(size)])
+    writer.add_token_merges([m if isinstance(m, str) else " ".join(m) for m in model["merges"]])
+    writer.add_bos_token_id(0)
+    writer.add_eos_token_id(1)
+    writer.add_chat_template(tiny.TEMPLATE)
+
+
+def logits(source, folder):
+    export(source, folder, ExportOptions(quant="fp32"))
+    return load(folder, context=64).logits(IDS)
+
+
+@pytest.mark.parametrize("family", ["llama", "llama-biased", "mistral", "qwen2", "qwen3", "phi3"])
+def test_gguf_equals_the_folder_it_was_made_from(family, checkpoints, tmp_path):
+    config = tiny.Tiny(family).config
+    path = write(tmp_path / "model.gguf", config, tiny.random_tensors(config))
+    assert np.abs(logits(path, tmp_path / "a") - logits(checkpoints(family), tmp_path / "b")).max() < 1e-4
+
+
+@pytest.mark.parametrize("kind", ["F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0"])
+def test_stored_types_are_dequantized_as_gguf_defines_them(kind, tmp_path):
+    """The reference is a folder of the dequantized weights; q and k are compared after their reordering."""
+    config, kind = tiny.Tiny().config, TYPES[kind]
+    tensors = tiny.random_tensors(config)
+    path = write(tmp_path / "model.gguf", config, tensors, kind)
+    rounded = {n: t if t.ndim == 1 else rounded_to(kind, t) for n, t in tensors.items()}
+    folder = tiny.write(tmp_path / "checkpoint")
+    tiny.save_tensors(folder, rounded)
+    assert np.abs(logits(path, tmp_path / "a") - logits(folder, tmp_path / "b")).max() < 1e-4
+
+
+def rounded_to(kind, array):
+    return gguf.quants.dequantize(gguf.quants.quantize(array, kind), kind).reshape(array.shape)
+
+
+@pytest.mark.parametrize(("kind", "scale_offsets"), [("Q4_K", (0, 2)), ("Q6_K", (208,)), ("Q5_K", (0, 2))])
+def test_k_quants_are_read_a_few_rows_at_a_time(kind, scale_offsets, tmp_path):
+    """Any bytes are a valid block once its float16 scales are sane."""
+    config = {**tiny.Tiny().config, "hidden_size": 256, "intermediate_size": 256, "num_attention_heads": 8}
+    path = write(tmp_path / "model.gguf", config, k_quantized(config, TYPES[kind], scale_offsets), TYPES[kind])
+    checkpoint = open_checkpoint(path)
+    tensor = checkpoint.tensors["layers.0.down.weight"]
+    whole = tensor.rows(0, 256)
+    assert np.isfinite(whole).all() and whole.std() > 0
+    assert np.array_equal(np.concatenate([tensor.rows(i, i + 5) for i in range(0, 250, 5)]), whole[:250])
+
+
+def k_quantized(config, kind, scale_offsets):
+    """Tensors whose matrices are random blocks; quantize() is told to pass bytes through."""
+    rng = np.random.default_rng(0)
+    block, size = gguf.GGML_QUANT_SIZES[kind]
+    made = {}
+    for name, shape in tiny.shapes(config).items():
+        if len(shape) == 1:
+            made[name] = np.ones(shape, np.float32)
+            continue
+        raw = rng.integers(0, 256, (shape[0] * shape[1] // block, size), np.uint8)
+        for offset in scale_offsets:
+            raw[:, offset : offset + 2] = np.frombuffer(np.float16(0.01).tobytes(), np.uint8)
+        made[name] = raw.reshape(shape[0], -1)
+    return made
+
+
+@pytest.fixture(autouse=True)
+def _raw_blocks_pass(monkeypatch):
+    """gguf can read K-quants but not make them: let uint8 arrays through as they are."""
+    quantize = gguf.quants.quantize
+    passing = lambda array, kind: array if array.dtype == np.uint8 else quantize(array, kind)  # noqa: E731
+    monkeypatch.setattr(gguf.quants, "quantize", passing)
+
+
+def test_rope_factors_of_llama3_files_are_honoured(tmp_path, checkpoints):
+    config = tiny.Tiny("llama3").config
+    from edgert.export.families import spec_from_config
+
+    divisors = np.array(spec_from_config(config).rope.divisors, np.float32)
+    tensors = tiny.random_tensors(config)
+    NAMES["rope_freqs"] = "rope_freqs"
+    path = write(tmp_path / "model.gguf", config, {**tensors, "rope_freqs.weight": divisors})
+    assert np.abs(logits(path, tmp_path / "a") - logits(checkpoints("llama3"), tmp_path / "b")).max() < 1e-4
+
+
+def test_unknown_architecture_is_named(tmp_path):
+    config = {**tiny.Tiny().config, "model_type": "rwkv6"}
+    path = write(tmp_path / "model.gguf", config, tiny.random_tensors(config))
+    with pytest.raises(CheckpointError, match="architecture 'rwkv6' is not supported"):
+        open_checkpoint(path)
+
+
+def test_missing_tensor_is_named(tmp_path):
+    config = tiny.Tiny().config
+    tensors = tiny.random_tensors(config)
+    del tensors["model.layers.2.mlp.down_proj.weight"]
+    path = write(tmp_path / "model.gguf", config, tensors)
+    with pytest.raises(CheckpointError, match="'layers.2.down.weight'"):
+        open_checkpoint(path)
+
+
+def test_a_file_that_is_not_gguf_is_refused(tmp_path):
+    path = tmp_path / "model.gguf"
+    path.write_bytes(b"not a model at all, just some text")
+    with pytest.raises(CheckpointError, match="model.gguf"):
+        open_checkpoint(path)
+
+
+def test_real_r1_tokenizer_survives_the_trip(r1_tokenizer, tmp_path):
+    """Rebuilt from metadata, it splits every sample into the same ids as its own tokenizer.json."""
+    writer = gguf.GGUFWriter(tmp_path / "r1.gguf", "qwen2")
+    add_tokenizer(writer, r1_tokenizer, pre="deepseek-r1-qwen")
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+    fields = gguf.GGUFReader(tmp_path / "r1.gguf").fields
+    rebuilt = Tokenizer.from_str(rebuild({key: field.contents() for key, field in fields.items()}).tokenizer)
+    original = Tokenizer.from_str(r1_tokenizer)
+    for sample in [*SAMPLES, "<｜User｜>Hi<｜Assistant｜><think>\nHm.\n</think>"]:
+        ids = original.encode(sample, add_special_tokens=False).ids
+        assert rebuilt.encode(sample, add_special_tokens=False).ids == ids
+        assert rebuilt.decode(ids) == original.decode(ids)
+
+
+def test_sentencepiece_tokens_merge_by_score():
+    """The pieces of "▁hello": the best-scored merge first, bytes for what no piece covers."""
+    pieces = ["<unk>", "<s>", "</s>", *(f"<0x{i:02X}>" for i in range(256)), "▁", "h", "e", "l", "o"]
+    scored = {"he": -1.0, "ll": -2.0, "hell": -3.0, "hello": -4.0, "▁hello": -5.0, "lo": -9.0}
+    metadata = {
+        "tokenizer.ggml.model": "llama",
+        "tokenizer.ggml.tokens": [*pieces, *scored],
+        "tokenizer.ggml.scores": [0.0] * 259 + [-20.0] * 5 + list(scored.values()),
+        "tokenizer.ggml.token_type": [2, 3, 3] + [6] * 256 + [1] * 11,
+        "tokenizer.ggml.unknown_token_id": 0,
+    }
+    tokenizer = Tokenizer.from_str(rebuild(metadata).tokenizer)
+    assert tokenizer.encode("hello hello").tokens == ["▁hello", "▁hello"]
+    assert tokenizer.encode("héllo").tokens == ["▁", "h", "<0xC3>", "<0xA9>", "ll", "o"]
+    assert tokenizer.decode(tokenizer.encode("hello héllo").ids) == "hello héllo"
+
+
+@pytest.mark.parametrize("change", [{"tokenizer.ggml.model": "bert"}, {"tokenizer.ggml.pre": "unheard-of"}])
+def test_tokenizers_that_cannot_be_rebuilt_are_named(change):
+    metadata = {"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": "gpt-2", "tokenizer.ggml.tokens": ["a"]}
+    with pytest.raises(ValueError, match=next(iter(change.values()))):
+        rebuild({**metadata, "tokenizer.ggml.merges": [], **change})

@@ -1,0 +1,145 @@
+"""Folders that don't fit their config are refused in one line that names what and where."""
+
+import json
+
+import numpy as np
+import pytest
+import tiny
+
+from edgert.errors import CheckpointError
+from edgert.export.checkpoint import open_checkpoint
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tiny.write(tmp_path / "checkpoint")
+
+
+def rewrite(folder, change):
+    tensors = tiny.random_tensors(tiny.Tiny().config)
+    change(tensors)
+    tiny.save_tensors(folder, tensors)
+
+
+def edit(folder, name, **changes):
+    path = folder / name
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def test_missing_tensor_is_named(folder):
+    rewrite(folder, lambda t: t.pop("model.layers.1.mlp.up_proj.weight"))
+    with pytest.raises(CheckpointError, match=r"'layers.1.up.weight' \[96, 64\] is missing"):
+        open_checkpoint(folder)
+
+
+def test_extra_tensor_is_named(folder):
+    rewrite(folder, lambda t: t.update({"model.layers.0.self_attn.q_proj.bias": np.zeros(64, np.float32)}))
+    with pytest.raises(CheckpointError, match=r"'layers.0.q.bias' has no place in a llama model"):
+        open_checkpoint(folder)
+
+
+def test_unknown_tensor_is_named(folder):
+    rewrite(folder, lambda t: t.update({"model.layers.0.router.weight": np.zeros((2, 2), np.float32)}))
+    with pytest.raises(CheckpointError, match=r"model.layers.0.router.weight"):
+        open_checkpoint(folder)
+
+
+def test_wrong_shape_is_named(folder):
+    rewrite(folder, lambda t: t.update({"model.norm.weight": np.ones(65, np.float32)}))
+    with pytest.raises(CheckpointError, match=r"'final_norm.weight' is \[65\], its config asks for \[64\]"):
+        open_checkpoint(folder)
+
+
+def test_old_rotary_buffers_are_ignored(folder):
+    rewrite(folder, lambda t: t.update({"model.layers.0.self_attn.rotary_emb.inv_freq": np.ones(8, np.float32)}))
+    open_checkpoint(folder)
+
+
+def test_tied_model_may_store_its_head_again(folder):
+    rewrite(folder, lambda t: t.update({"lm_head.weight": t["model.embed_tokens.weight"]}))
+    assert open_checkpoint(folder).spec.tied_embeddings
+
+
+def test_tied_model_with_another_head_is_refused(folder):
+    rewrite(folder, lambda t: t.update({"lm_head.weight": t["model.embed_tokens.weight"] * 2}))
+    with pytest.raises(CheckpointError, match="set tie_word_embeddings to false"):
+        open_checkpoint(folder)
+
+
+def test_untied_config_without_a_head_is_refused(folder):
+    edit(folder, "config.json", tie_word_embeddings=False)
+    with pytest.raises(CheckpointError, match="'head.weight'.*missing"):
+        open_checkpoint(folder)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model_type": "mamba"}, "model_type 'mamba' is not supported"),
+        ({"hidden_act": "gelu"}, "hidden_act 'gelu'"),
+        ({"quantization_config": {"quant_method": "gptq"}}, "already quantized .gptq."),
+        ({"rope_scaling": {"rope_type": "dynamic", "factor": 2}}, "rope scaling 'dynamic'"),
+        ({"num_key_value_heads": 3}, "4 attention heads"),
+        ({"num_hidden_layers": 0}, "num_layers must be positive"),
+    ],
+)
+def test_unsupported_config_is_named(folder, changes, message):
+    edit(folder, "config.json", **changes)
+    with pytest.raises(CheckpointError, match=message):
+        open_checkpoint(folder)
+
+
+def test_missing_field_is_named(folder):
+    config = tiny.Tiny().config
+    del config["intermediate_size"]
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match="config.json: 'intermediate_size' is missing"):
+        open_checkpoint(folder)
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "model.safetensors"])
+def test_missing_file_is_named(folder, name):
+    (folder / name).unlink()
+    with pytest.raises(CheckpointError, match=name):
+        open_checkpoint(folder)
+
+
+def test_missing_shard_is_named(tmp_path):
+    folder = tiny.write(tmp_path / "sharded", tiny.Tiny(shards=2))
+    (folder / "model-00002-of-00002.safetensors").unlink()
+    with pytest.raises(CheckpointError, match="shard 'model-00002-of-00002.safetensors' is missing"):
+        open_checkpoint(folder)
+
+
+def test_truncated_weights_are_refused(folder):
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(CheckpointError, match="model.safetensors"):
+        open_checkpoint(folder)
+
+
+def test_pickled_weights_are_refused(folder):
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    with pytest.raises(CheckpointError, match="pickled"):
+        open_checkpoint(folder)
+
+
+def test_every_end_of_every_file_is_collected(tmp_path):
+    spec = tiny.Tiny(overrides={"eos_token_id": 7}, generation={"eos_token_id": [9, 7], "do_sample": True, "top_p": 0.9})
+    generation = open_checkpoint(tiny.write(tmp_path / "c", spec)).generation
+    assert generation.eos_token_ids == (9, 7, 1)  # generation_config, config, tokenizer's eos_token
+    assert (generation.temperature, generation.top_p, generation.bos_token_id) == (1.0, 0.9, 0)
+
+
+def test_defaults_are_greedy_unless_the_model_says_do_sample(folder):
+    assert open_checkpoint(folder).generation.temperature == 0.0
+
+
+def test_template_file_wins_over_the_config(folder):
+    (folder / "chat_template.jinja").write_text("from the file")
+    assert open_checkpoint(folder).tokenizer.chat_template == "from the file"
+
+
+def test_licence_is_read_from_the_model_card(folder):
+    (folder / "README.md").write_text("---\nlanguage: en\nlicense: mit\n---\n# A student\n")
+    assert open_checkpoint(folder).origin.license == "mit"

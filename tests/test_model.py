@@ -1,0 +1,166 @@
+"""Properties of answers that hold for any model, on a tiny one."""
+
+import math
+
+import pytest
+import tiny
+
+import edgert
+from edgert.export import ExportOptions, export
+
+HI = [{"role": "user", "content": "the quick brown fox"}]
+
+
+def text_of(model, **options):
+    return "".join(chunk.text for chunk in model.stream(HI, **{"max_tokens": 20, **options}))
+
+
+def test_stream_joined_equals_generate(model):
+    reply = model.generate(HI, max_tokens=20)
+    assert reply.text == text_of(model)
+    assert len(reply.token_ids) == 20 and reply.finish_reason == "length"
+
+
+def test_temperature_zero_is_deterministic(model):
+    assert model.generate(HI, max_tokens=20).token_ids == model.generate(HI, max_tokens=20, seed=5).token_ids
+
+
+def test_a_seed_makes_sampling_reproducible(model):
+    def once(seed):
+        return model.generate(HI, max_tokens=20, temperature=1.5, seed=seed).token_ids
+
+    assert once(1) == once(1)
+    assert once(1) != once(2)
+
+
+def test_a_question_is_a_user_message(model):
+    assert model.tokens_of("fox") == model.tokens_of([{"role": "user", "content": "fox"}])
+
+
+def test_token_ids_are_taken_as_they_are(model):
+    assert model.tokens_of([5, 6, 7]) == [5, 6, 7]
+
+
+def test_rendered_prompts_have_one_bos(model):
+    ids = model.tokens_of(HI)
+    assert ids[0] == 0 and ids.count(0) == 1
+
+
+def test_a_second_turn_reuses_the_first(model):
+    """The answer must be the one a fresh model gives, the time that of the new tokens only."""
+    first = model.generate(HI, max_tokens=8)
+    longer = [*HI, {"role": "assistant", "content": first.text}, {"role": "user", "content": "jumps"}]
+    reused = model.generate(longer, max_tokens=8)
+    assert reused.timings.cached_tokens >= len(model.tokens_of(HI)) - 1
+    assert reused.token_ids == edgert.load(model.bundle.folder).generate(longer, max_tokens=8).token_ids
+
+
+def test_the_same_prompt_runs_only_its_last_token(model):
+    model.generate(HI, max_tokens=4)
+    timings = model.generate(HI, max_tokens=4).timings
+    assert timings.cached_tokens == timings.prompt_tokens - 1
+
+
+def test_every_eos_id_ends_the_answer(tmp_path, model):
+    """A token that greedy decoding says after some others becomes an end: the answer stops before it."""
+    said = model.generate(HI, max_tokens=20).token_ids
+    end = next(token for token in said if token != said[0])
+    for place in ({"overrides": {"eos_token_id": end}}, {"generation": {"eos_token_id": [7, end]}}):
+        source = tiny.write(tmp_path / "c", tiny.Tiny(**place))
+        bundle = export(source, tmp_path / "b", ExportOptions(force=True)).folder
+        reply = edgert.load(bundle).generate(HI, max_tokens=20)
+        assert reply.finish_reason == "stop"
+        assert reply.token_ids == said[: said.index(end)]
+
+
+def test_stop_strings_end_the_answer_and_are_not_shown(model):
+    whole = model.generate(HI, max_tokens=20).text
+    stop = whole[6:9]
+    reply = model.generate(HI, max_tokens=20, stop=[stop])
+    assert reply.text == whole[: whole.index(stop)]
+    assert reply.finish_reason == "stop"
+
+
+def test_logprobs_come_with_each_token(model):
+    reply = model.generate(HI, max_tokens=3, logprobs=4)
+    for token in reply.tokens:
+        assert token.logprob is not None and len(token.top_logprobs) == 4
+        assert token.top_logprobs[0] == (token.id, pytest.approx(token.logprob))
+        assert sum(math.exp(p) for _, p in token.top_logprobs) < 1
+
+
+def test_logprobs_agree_with_logits(model):
+    ids = model.tokens_of(HI)
+    row = model.logits(ids)[-1]
+    token = model.generate(ids, max_tokens=1, logprobs=0).tokens[0]
+    expected = row[token.id] - row.max() - math.log(float(sum(math.exp(x - row.max()) for x in row)))
+    assert token.logprob == pytest.approx(expected, abs=1e-4)
+
+
+def test_every_chunk_carries_its_measures(model):
+    chunks = list(model.stream(HI, max_tokens=5))
+    assert [c.timings.answer_tokens for c in chunks] == [1, 2, 3, 4, 5, 5]
+    assert [c.finish_reason for c in chunks] == [None] * 5 + ["length"]
+    assert chunks[-1].timings.decode_tokens_per_s > 0 and chunks[0].timings.prefill_s > 0
+
+
+def test_a_prompt_longer_than_the_context_is_an_error_with_both_numbers(bundles):
+    model = edgert.load(bundles(), context=16)
+    with pytest.raises(edgert.PromptTooLong, match="has 20 tokens, the context holds 16") as caught:
+        model.generate(list(range(5, 25)))
+    assert (caught.value.prompt_tokens, caught.value.context) == (20, 16)
+    with pytest.raises(edgert.PromptTooLong):
+        model.logits(list(range(5, 25)))
+
+
+def test_an_answer_ends_where_the_context_ends(bundles):
+    reply = edgert.load(bundles(), context=24).generate(list(range(5, 20)))
+    assert reply.finish_reason == "length" and len(reply.token_ids) == 9
+
+
+def test_an_older_stream_is_told_that_it_was_overtaken(model):
+    older = model.stream(HI, max_tokens=20)
+    next(older)
+    model.generate(HI, max_tokens=2)
+    with pytest.raises(edgert.Overtaken):
+        next(older)
+
+
+def test_an_abandoned_stream_leaves_nothing_behind(model):
+    whole = model.generate(HI, max_tokens=12).token_ids
+    stream = model.stream([{"role": "user", "content": "lazy dog"}], max_tokens=20)
+    next(stream), next(stream)
+    stream.close()
+    assert model.generate(HI, max_tokens=12).token_ids == whole
+
+
+def test_sampling_defaults_are_the_models_own(tmp_path):
+    generation = {"do_sample": True, "temperature": 0.6, "top_p": 0.95}
+    source = tiny.write(tmp_path / "c", tiny.Tiny(generation=generation))
+    model = edgert.load(export(source, tmp_path / "b").folder)
+    assert (model.sampling.temperature, model.sampling.top_p) == (0.6, 0.95)
+    assert model.request(temperature=0.0).sampling.top_p == 0.95
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"max_tokens": 0}, "max_tokens"), ({"stop": "x"}, "stop"), ({"beams": 2}, "unknown option 'beams'")],
+)
+def test_impossible_options_are_refused(model, options, message):
+    with pytest.raises(edgert.UsageError, match=message):
+        model.stream(HI, **options)
+
+
+def test_a_model_without_a_template_continues_text(tmp_path):
+    source = tiny.write(tmp_path / "c")
+    (source / "tokenizer_config.json").write_text("{}")
+    model = edgert.load(export(source, tmp_path / "b").folder)
+    assert model.generate("the quick", max_tokens=3).timings.prompt_tokens == len(model.tokenizer.encode("the quick"))
+    with pytest.raises(edgert.UsageError, match="no chat template"):
+        model.generate(HI)
+
+
+@pytest.mark.parametrize("ids", [[], [5, 999]])
+def test_token_ids_are_checked(model, ids):
+    with pytest.raises(edgert.UsageError):
+        model.generate(ids)

@@ -1,0 +1,81 @@
+"""Chat templates run in a sandbox with what real templates use."""
+
+import re
+
+import pytest
+
+from edgert.errors import BundleError, UsageError
+from edgert.template import ChatTemplate
+from edgert.tokenizer import Tokenizer
+
+HI = [{"role": "user", "content": "Hi"}]
+BOS, END = "<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>"
+
+
+def render(source, messages=HI, **tokens):
+    return ChatTemplate(source, **tokens).render(messages)
+
+
+@pytest.fixture
+def r1(r1_config):
+    return ChatTemplate(r1_config["chat_template"], bos_token=r1_config["bos_token"], eos_token=r1_config["eos_token"])
+
+
+def test_real_r1_template(r1):
+    messages = [{"role": "system", "content": "Be brief."}, *HI]
+    assert r1.render(messages) == f"{BOS}Be brief.<｜User｜>Hi<｜Assistant｜>"
+
+
+def test_real_r1_template_drops_earlier_thoughts(r1):
+    answered = {"role": "assistant", "content": "<think>\nHm.\n</think>Hello."}
+    again = {"role": "user", "content": "Again"}
+    assert r1.render([*HI, answered, again]) == f"{BOS}<｜User｜>Hi<｜Assistant｜>Hello.{END}<｜User｜>Again<｜Assistant｜>"
+
+
+def test_real_r1_prompt_has_one_bos(r1, r1_tokenizer):
+    ids = Tokenizer(r1_tokenizer, bos_token_id=151646, add_bos=True).encode_rendered(r1.render(HI))
+    assert ids[0] == 151646 and ids.count(151646) == 1
+    assert ids[1] == 151644 and ids[-1] == 151645  # <｜User｜> … <｜Assistant｜>
+
+
+def test_blocks_are_trimmed_as_transformers_does():
+    assert render("{% for m in messages %}\n  {% if true %}\n{{ m.content }}\n  {% endif %}\n{% endfor %}") == "Hi\n"
+
+
+def test_loop_controls():
+    assert render("{% for m in messages %}{% break %}x{% endfor %}done") == "done"
+
+
+def test_tojson_keeps_characters_and_indents():
+    assert render("{{ {'a': '<ü>'} | tojson }}") == '{"a": "<ü>"}'
+    assert render("{{ [1] | tojson(indent=2) }}") == "[\n  1\n]"
+
+
+def test_strftime_now():
+    assert re.fullmatch(r"\d{4}", render("{{ strftime_now('%Y') }}"))
+
+
+def test_python_string_methods():
+    assert render("{{ messages[0]['content'].replace('H', 'h').rstrip('i') }}") == "h"
+
+
+def test_a_template_may_refuse():
+    with pytest.raises(UsageError, match="roles must alternate"):
+        render("{{ raise_exception('roles must alternate') }}")
+
+
+@pytest.mark.parametrize("attack", ["{{ ''.__class__.__mro__ }}", "{{ messages.append(1) }}"])
+def test_the_sandbox_holds(attack):
+    with pytest.raises(UsageError, match="refuses this conversation"):
+        render(attack)
+
+
+def test_a_broken_template_names_its_line():
+    with pytest.raises(BundleError, match="line 2"):
+        ChatTemplate("fine\n{% if %}")
+
+
+@pytest.mark.parametrize("bad", [[], [{"role": "user"}], [{"role": "robot", "content": "x"}], ["text"]])
+def test_messages_are_checked(bad):
+    with pytest.raises(UsageError, match="message"):
+        render("x", bad)
