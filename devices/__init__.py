@@ -69,7 +69,9 @@ class Threads:
 def names() -> list[str]:
     """Names of the profiles that ship with edgert."""
     folder = resources.files(__name__)
-    return sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
+    return sorted(
+        entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml")
+    )
 
 
 def load(name: str) -> DeviceProfile:

@@ -1,13 +1,13 @@
 """Bundle: the folder that export writes and the runtime reads; the only contract between the two.
 
-    model.onnx            the graph as edgert runs it
-    genai.onnx            the same graph with the inputs onnxruntime-genai feeds; shares the weights
-    genai_config.json     opens the bundle in onnxruntime-genai
-    model.onnx.data       every weight, once
-    tokenizer.json        tokenizer, as Hugging Face writes it
-    tokenizer_config.json special tokens
-    chat_template.jinja   turns messages into a prompt; absent for base models
-    edgert.json           this manifest: facts, quantization, sizes and hashes, origin, defaults
+model.onnx            the graph as edgert runs it
+genai.onnx            the same graph with the inputs onnxruntime-genai feeds; shares the weights
+genai_config.json     opens the bundle in onnxruntime-genai
+model.onnx.data       every weight, once
+tokenizer.json        tokenizer, as Hugging Face writes it
+tokenizer_config.json special tokens
+chat_template.jinja   turns messages into a prompt; absent for base models
+edgert.json           this manifest: facts, quantization, sizes and hashes, origin, defaults
 """
 
 from __future__ import annotations
@@ -133,7 +133,7 @@ class Bundle:
         for name, facts in self.manifest.files.items():
             found = file_facts(self.path(name))
             if found.sha256 != facts.sha256:
-                raise BundleError(f"{self.path(name)}: damaged (its SHA-256 is not the manifest's); export it again")
+                raise BundleError(f"{self.path(name)}: damaged (another SHA-256); export it again")
 
 
 def open_bundle(folder: Path) -> Bundle:
@@ -166,7 +166,8 @@ def _read_manifest(path: Path) -> Manifest:
         version = table["format_version"]
         if version != FORMAT_VERSION:
             raise BundleError(
-                f"{path}: bundle format {version}, this edgert reads {FORMAT_VERSION}: update edgert or export again"
+                f"{path}: bundle format {version}, this edgert reads {FORMAT_VERSION}: "
+                "update edgert or export again"
             )
         return _manifest(table)
     except (ValueError, KeyError, TypeError) as error:

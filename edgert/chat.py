@@ -40,7 +40,7 @@ class Chat:
             "clear": self._clear,
             "system": self._system,
             "set": self._set,
-            "retry": lambda _: self.answer(self._conversation.take_back_question()),
+            "retry": self._retry,
             "save": self._save,
             "load": self._load,
         }
@@ -48,7 +48,7 @@ class Chat:
     def loop(self) -> None:
         """Read, answer, repeat, until /exit or Ctrl-D."""
         with contextlib.suppress(ImportError):
-            import readline  # noqa: F401, PLC0415 - line editing and history, where the system has it
+            import readline  # noqa: F401 - line editing and history, where the system has it
         manifest = self._model.bundle.manifest
         click.echo(
             f"{manifest.name} · {manifest.quantization.scheme} · {self._model.profile.name}, "
@@ -92,13 +92,18 @@ class Chat:
             raise UsageError(f"unknown command '/{name}': /help lists them; start with a space to ask it")
         self._commands[name](argument.strip())
 
+    def _retry(self, _: str) -> None:
+        self.answer(self._conversation.take_back_question())
+
     def _clear(self, _: str) -> None:
         self._conversation.turns.clear()
         click.echo("The conversation is forgotten.")
 
     def _system(self, text: str) -> None:
         if not text:
-            click.echo(self._conversation.system or "No system prompt: the model's own is used, if it has one.")
+            click.echo(
+                self._conversation.system or "No system prompt: the model's own is used, if it has one."
+            )
             return
         self._conversation = Conversation(text)
         click.echo("The system prompt is set; the conversation starts over.")
@@ -108,7 +113,11 @@ class Chat:
         name, _, text = argument.partition(" ")
         if not name:
             request = self._model.request(**self._options)
-            settings = {"max_tokens": request.max_tokens, "stop": list(request.stop), **vars(request.sampling)}
+            settings = {
+                "max_tokens": request.max_tokens,
+                "stop": list(request.stop),
+                **vars(request.sampling),
+            }
             click.echo("\n".join(f"{key} {value}" for key, value in settings.items()))
             return
         try:

@@ -1,4 +1,4 @@
-"""The command line: each command parses, calls the library and prints. Errors are one line and an exit code."""
+"""The command line: each command parses, calls the library and prints. Errors are one line."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
@@ -48,11 +48,19 @@ def sampling_options(command: Command) -> Command:
     """Options of `chat` and `generate`; what isn't given stays the model's own default."""
     for option in reversed(
         (
-            click.option("--max-tokens", type=click.IntRange(1), help="Longest answer; the default fills the context."),
-            click.option("--temperature", type=float, help="0 always takes the likeliest token; 0.6 suits R1 students."),
-            click.option("--top-p", type=float, help="Draw from the likeliest tokens that reach this probability."),
+            click.option(
+                "--max-tokens", type=click.IntRange(1), help="Longest answer; the default fills the context."
+            ),
+            click.option(
+                "--temperature", type=float, help="0 always takes the likeliest token; 0.6 suits R1 students."
+            ),
+            click.option(
+                "--top-p", type=float, help="Draw from the likeliest tokens that reach this probability."
+            ),
             click.option("--top-k", type=int, help="Draw from the K likeliest tokens; 0 is off."),
-            click.option("--min-p", type=float, help="Drop tokens less likely than this fraction of the likeliest."),
+            click.option(
+                "--min-p", type=float, help="Drop tokens less likely than this fraction of the likeliest."
+            ),
             click.option("--repetition-penalty", type=float, help="Above 1 discourages tokens already seen."),
             click.option("--seed", type=int, help="The same seed gives the same answer."),
             click.option("--stop", multiple=True, help="End the answer before this text; may be repeated."),
@@ -65,7 +73,9 @@ def sampling_options(command: Command) -> Command:
 def model_options(command: Command) -> Command:
     """How to load a bundle."""
     for option in (
-        click.option("--context", type=click.IntRange(1), help="Tokens of KV cache; the default is the device's."),
+        click.option(
+            "--context", type=click.IntRange(1), help="Tokens of KV cache; the default is the device's."
+        ),
         click.option("--device", help="Device profile, by name or as a .toml file; the default is detected."),
     ):
         command = option(command)
@@ -77,7 +87,9 @@ def model_options(command: Command) -> Command:
 @click.option("--system", help="System prompt; without it the model's own is used, if it has one.")
 @model_options
 @sampling_options
-def chat(bundle: str | None, system: str | None, device: str | None, context: int | None, **sampling: Any) -> None:
+def chat(
+    *, bundle: str | None, system: str | None, device: str | None, context: int | None, **sampling: Any
+) -> None:
     """Talk to a bundle, given as a folder or by the name it was pulled under.
 
     With a prompt piped in it answers and exits:  echo "Why is the sky blue?" | edgert chat
@@ -98,10 +110,13 @@ def chat(bundle: str | None, system: str | None, device: str | None, context: in
 @click.argument("bundle", required=False)
 @click.option("-p", "--prompt", required=True, help="The question; '-' reads it from standard input.")
 @click.option("--raw", is_flag=True, help="Continue the text as it is, without the chat template.")
-@click.option("--json", "as_json", is_flag=True, help="Print text, token ids, finish reason and speeds as JSON.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print text, token ids, finish reason and speeds as JSON."
+)
 @model_options
 @sampling_options
 def generate(
+    *,
     bundle: str | None,
     prompt: str,
     raw: bool,
@@ -144,7 +159,9 @@ def _reply_json(stream: Any) -> dict[str, Any]:
 @click.option("--device", help="Profile of the machine it is for; see `edgert devices`.")
 @click.option("--quant", type=click.Choice(["int8", "fp32"]), default="int8", show_default=True)
 @click.option("--max-context", type=click.IntRange(1), help="Longest context the bundle can hold, in tokens.")
-@click.option("--via", type=click.Choice(["auto", "direct", "optimum"]), default="auto", help="Graph builder.")
+@click.option(
+    "--via", type=click.Choice(["auto", "direct", "optimum"]), default="auto", help="Graph builder."
+)
 @click.option("--force", is_flag=True, help="Replace an existing bundle.")
 @click.option("--json", "as_json", is_flag=True, help="Print the manifest as JSON.")
 def export(checkpoint: Path, bundle: Path, as_json: bool, **options: Any) -> None:
@@ -164,7 +181,9 @@ def export(checkpoint: Path, bundle: Path, as_json: bool, **options: Any) -> Non
 def _export(checkpoint: Path, bundle: Path, options: dict[str, Any]) -> Bundle:
     from edgert import export as exporter
 
-    with click.progressbar(length=1, label="Exporting", file=sys.stderr, hidden=not sys.stderr.isatty()) as bar:
+    with click.progressbar(
+        length=1, label="Exporting", file=sys.stderr, hidden=not sys.stderr.isatty()
+    ) as bar:
 
         def progress(done: int, total: int) -> None:
             bar.length = total
@@ -178,7 +197,8 @@ def _export(checkpoint: Path, bundle: Path, options: dict[str, Any]) -> Bundle:
 @click.option("--list", "show", is_flag=True, help="List the models that can be pulled.")
 @click.option("--quant", type=click.Choice(["int8", "fp32"]), default="int8", show_default=True)
 @click.option("--device", help="Profile of the machine it is for; see `edgert devices`.")
-def pull(name: str, show: bool, quant: str, device: str | None) -> None:
+@click.option("--force", is_flag=True, help="Export again, even if the bundle is there.")
+def pull(*, name: str, show: bool, quant: str, device: str | None, force: bool) -> None:
     """Obtain a student of the catalog and export it, so that `edgert chat NAME` works."""
     from edgert.export import catalog
 
@@ -186,22 +206,27 @@ def pull(name: str, show: bool, quant: str, device: str | None) -> None:
         for entry in catalog.CATALOG:
             click.echo(f"{entry.name:24} {entry.parameters:>6} M  {entry.license:12} {entry.source}")
         return
-    click.echo(f"{_pull(name, quant, device)} is ready: edgert chat {name}")
+    click.echo(f"{_pull(name, quant, device, force)} is ready: edgert chat {name}")
 
 
-def _pull(name: str, quant: str = "int8", device: str | None = None) -> Path:
-    """The bundle of a catalog entry, made if it isn't there."""
+def _pull(name: str, quant: str = "int8", device: str | None = None, force: bool = False) -> Path:
+    """The bundle of a catalog entry, made if it isn't there. Raises UsageError if another one is."""
+    from edgert.bundle import open_bundle
     from edgert.export import catalog
     from edgert.export import pull as pulling
 
     entry = catalog.find(name)
     folder = home.bundle_folder(name)
-    if folder.exists():
+    if folder.exists() and not force:
+        made = open_bundle(folder).manifest
+        if quant != made.quantization.scheme or device not in (None, *made.devices):
+            kind = f"{made.quantization.scheme} for {', '.join(made.devices)}"
+            raise UsageError(f"{name} is there already as {kind}: --force replaces it")
         return folder
     click.echo(f"Pulling {name} ({entry.license}) from {entry.source} …", err=True)
     checkpoint = pulling.pull(entry, home.checkpoint_folder(name))
     click.echo(f"Exporting {checkpoint} to {folder} …", err=True)
-    _export(checkpoint, folder, {"quant": quant, "device": device, "name": name})
+    _export(checkpoint, folder, {"quant": quant, "device": device, "name": name, "force": force})
     return folder
 
 
@@ -225,7 +250,10 @@ def _info_text(bundle: Bundle) -> str:
     rows = [
         ("name", manifest.name),
         ("model", f"{model.family}, {model.parameters / 1e6:.0f} M parameters, {model.num_layers} layers"),
-        ("context", f"up to {model.context} tokens, {_kv_bytes(bundle) * 1000 / 1e6:.1f} MB of KV cache per 1,000"),
+        (
+            "context",
+            f"up to {model.context} tokens, {_kv_bytes(bundle) * 1000 / 1e6:.1f} MB of KV cache per 1,000",
+        ),
         ("weights", f"{quant.scheme}{blocks}"),
         ("devices", ", ".join(manifest.devices)),
         ("origin", f"{manifest.origin.source}, licence {manifest.origin.license or 'not stated'}"),
@@ -251,7 +279,11 @@ def list_devices(as_json: bool) -> None:
     found = devices.detect()
     profiles = [devices.load(name) for name in devices.names()]
     if as_json:
-        table = {"detected": found.profile.name, "reason": found.reason, "profiles": [asdict(p) for p in profiles]}
+        table = {
+            "detected": found.profile.name,
+            "reason": found.reason,
+            "profiles": [asdict(p) for p in profiles],
+        }
         click.echo(json.dumps(table, indent=2))
         return
     for profile in profiles:
@@ -282,6 +314,4 @@ def _default_bundle() -> Path:
 
 def _given(sampling: dict[str, Any]) -> Options:
     """Only the options that were given."""
-    from edgert.model import Options
-
-    return Options(**{name: value for name, value in sampling.items() if value not in (None, ())})  # type: ignore[typeddict-item]
+    return cast("Options", {name: value for name, value in sampling.items() if value not in (None, ())})

@@ -27,7 +27,7 @@ class Decoder:
         self._seqlens_k = zeros((1,), np.int32)
         self._total = zeros((), np.int32)
         self._wanted = zeros((1,), np.int64)
-        self._logits = zeros((1, 1, facts.vocab_size), np.float32)
+        self._logits: Logits = zeros((1, 1, facts.vocab_size), np.float32)
         self._lengths = {
             "seqlens_k": share(self._seqlens_k),
             "total_sequence_length": share(self._total),
@@ -49,28 +49,27 @@ class Decoder:
         """
         if not tokens:
             raise ValueError("a prompt needs at least one token")
-        if len(tokens) > self.cache.capacity:
-            raise PromptTooLong(len(tokens), self.cache.capacity)
+        self._check_fits(len(tokens))
         self.cache.rewind(self.reusable(tokens))
         for chunk in self._chunks(tokens[len(self.cache) :]):
             self._wanted[0] = len(chunk) - 1
             self._chunked.bind_ortvalue_input("input_ids", share(np.array([chunk], np.int64)))
             self._run(self._chunked, chunk)
-        return self._logits[0, 0]
+        return self._last()
 
     def decode(self, token: int) -> Logits:
-        """Append one token, which must fit the context, and return the logits after it, (vocab,), in the decoder's own buffer."""
+        """Append one token; logits after it, (vocab,), in the decoder's own buffer. Raises PromptTooLong."""
+        self._check_fits(len(self.cache) + 1)
         self._token[0, 0] = token
         self._wanted[0] = 0
         self._run(self._step, [token])
-        return self._logits[0, 0]
+        return self._last()
 
     def logits(self, tokens: Sequence[int]) -> Logits:
         """Logits after every token, (len(tokens), vocab), from an empty cache. Raises PromptTooLong."""
-        if len(tokens) > self.cache.capacity:
-            raise PromptTooLong(len(tokens), self.cache.capacity)
+        self._check_fits(len(tokens))
         self.cache.rewind(0)
-        everything = np.empty((1, len(tokens), self._vocab), np.float32)
+        everything: Logits = np.empty((1, len(tokens), self._vocab), np.float32)
         for chunk in self._chunks(tokens):
             start = len(self.cache)
             inputs = {
@@ -80,7 +79,14 @@ class Decoder:
             outputs = {"logits": share(everything[:, start : start + len(chunk)]), **self.cache.present}
             binding = self._session.bind({**inputs, **self._lengths, **self.cache.past}, outputs)
             self._run(binding, chunk)
-        return everything[0]
+        return everything.reshape(len(tokens), self._vocab)
+
+    def _last(self) -> Logits:
+        return self._logits.reshape(self._vocab)
+
+    def _check_fits(self, length: int) -> None:
+        if length > self.cache.capacity:
+            raise PromptTooLong(length, self.cache.capacity)
 
     def _chunks(self, tokens: Sequence[int]) -> Iterator[list[int]]:
         for start in range(0, len(tokens), self._chunk):

@@ -1,14 +1,14 @@
 """Everything edgert raises on purpose, each with the exit code the command line uses.
 
-    EdgertError                 1   something a user can act on; the text says what, where and what to do
-    ├── UsageError              2   an argument out of range, an unknown name
-    ├── MissingExtra            3   an optional part isn't installed; names the pip command
-    ├── BundleError             4   a bundle that isn't one, is damaged, or is of a newer format
-    ├── DeviceError             5   an unknown profile, a provider that isn't there
-    ├── CheckpointError         6   a checkpoint that can't be read or doesn't fit its config
-    ├── PullError               7   a model that couldn't be obtained or has the wrong hash
-    ├── PromptTooLong           8   more tokens than the context holds; carries both numbers
-    └── Overtaken               9   a stream continued after a newer one took the model's KV cache
+EdgertError                 1   something a user can act on; the text says what, where and what to do
+├── UsageError              2   an argument out of range, an unknown name
+├── MissingExtra            3   an optional part isn't installed; names the pip command
+├── BundleError             4   a bundle that isn't one, is damaged, or is of a newer format
+├── DeviceError             5   an unknown profile, a provider that isn't there
+├── CheckpointError         6   a checkpoint that can't be read or doesn't fit its config
+├── PullError               7   a model that couldn't be obtained or has the wrong hash
+├── PromptTooLong           8   more tokens than the context holds; carries both numbers
+└── Overtaken               9   a stream continued after a newer one took the model's KV cache
 """
 
 from __future__ import annotations

@@ -149,7 +149,9 @@ class Model:
         vocab = self.bundle.manifest.model.vocab_size
         bad = [token for token in ids if not 0 <= token < vocab]
         if bad or not ids:
-            raise UsageError(f"token {bad[0]} is outside the vocabulary of {vocab}" if bad else "the prompt is empty")
+            raise UsageError(
+                f"token {bad[0]} is outside the vocabulary of {vocab}" if bad else "the prompt is empty"
+            )
         return list(ids)
 
 

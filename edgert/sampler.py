@@ -21,6 +21,20 @@ FloatArray = npt.NDArray[np.float32]
 IdArray = npt.NDArray[np.intp]
 
 
+RANGES: Mapping[str, tuple[type, float, float]] = {
+    "temperature": (float, 0, 100),
+    "top_k": (int, 0, 2**31),
+    "top_p": (float, 0, 1),
+    "min_p": (float, 0, 1),
+    "repetition_penalty": (float, 0.01, 100),
+    "presence_penalty": (float, -2, 2),
+    "frequency_penalty": (float, -2, 2),
+    "logprobs": (int, 0, 100),
+    "seed": (int, 0, 2**63),
+}
+OPTIONAL = ("logprobs", "seed")
+
+
 @dataclass(frozen=True)
 class Sampling:
     """How to choose tokens.
@@ -42,21 +56,14 @@ class Sampling:
     seed: int | None = None
 
     def __post_init__(self) -> None:
-        for name, low, high in (
-            ("temperature", 0.0, 100.0),
-            ("top_k", 0, 2**31),
-            ("min_p", 0.0, 1.0),
-            ("presence_penalty", -2.0, 2.0),
-            ("frequency_penalty", -2.0, 2.0),
-            ("logprobs", 0, 100),
-        ):
+        for name, (kind, low, high) in RANGES.items():
             value = getattr(self, name)
-            if value is not None and not low <= value <= high:
-                raise UsageError(f"{name} must be between {low} and {high}, not {value}")
-        for name in ("top_p", "repetition_penalty"):
-            value = getattr(self, name)
-            if not (0.0 < value < math.inf) or (name == "top_p" and value > 1.0):
-                raise UsageError(f"{name} must be greater than 0{' and at most 1' * (name == 'top_p')}, not {value}")
+            whole = isinstance(value, int) and not isinstance(value, bool)
+            if value is None and name in OPTIONAL:
+                continue
+            if not (whole or (kind is float and isinstance(value, float))) or not low <= value <= high:
+                number = "a whole number" if kind is int else "a number"
+                raise UsageError(f"{name} must be {number} between {low} and {high}, not {value!r}")
 
 
 @dataclass(frozen=True)
@@ -158,7 +165,7 @@ def keep_min_p(probabilities: FloatArray, p: float) -> IdArray:
 
 
 def penalize_repetition(logits: FloatArray, seen: Iterable[int], penalty: float) -> None:
-    """Divide positive and multiply negative logits of tokens already seen (CTRL, arXiv:1909.05858), in place."""
+    """Divide positive and multiply negative logits of tokens seen, in place (CTRL, arXiv:1909.05858)."""
     ids = np.fromiter(seen, np.intp)
     values = logits[ids]
     logits[ids] = np.where(values > 0, values / np.float32(penalty), values * np.float32(penalty))

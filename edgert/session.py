@@ -11,11 +11,11 @@ import numpy.typing as npt
 
 # The official wheels report telemetry unless this is set before their first import.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
-import onnxruntime as ort  # noqa: E402
+import onnxruntime as ort
 
-from edgert import devices  # noqa: E402
-from edgert.bundle import GRAPH, Bundle  # noqa: E402
-from edgert.errors import BundleError, DeviceError  # noqa: E402
+from edgert import devices
+from edgert.bundle import GRAPH, Bundle
+from edgert.errors import BundleError, DeviceError
 
 ort.disable_telemetry_events()  # somebody may have imported onnxruntime before us
 
@@ -31,12 +31,14 @@ class Session:
     def __init__(self, bundle: Bundle, profile: devices.DeviceProfile) -> None:
         self.threads = profile.threads or devices.physical_threads().count
         if profile.provider not in ort.get_available_providers():
-            raise DeviceError(f"device '{profile.name}' needs {profile.provider}, which this onnxruntime lacks")
+            raise DeviceError(
+                f"device '{profile.name}' needs {profile.provider}, which this onnxruntime lacks"
+            )
         try:
             self._session = ort.InferenceSession(
                 str(bundle.path(GRAPH)), _options(self.threads, profile.spin), providers=[profile.provider]
             )
-        except Exception as error:  # noqa: BLE001 - onnxruntime's own types are not importable by name
+        except Exception as error:
             raise BundleError(f"{bundle.path(GRAPH)}: onnxruntime can't load it: {error}") from error
 
     def bind(self, inputs: dict[str, OrtValue], outputs: dict[str, OrtValue]) -> Binding:

@@ -30,7 +30,9 @@ class ChatTemplate:
         try:
             self._template = _environment().from_string(source)
         except jinja2.TemplateSyntaxError as error:
-            raise BundleError(f"the chat template is broken at line {error.lineno}: {error.message}") from error
+            raise BundleError(
+                f"the chat template is broken at line {error.lineno}: {error.message}"
+            ) from error
 
     def render(self, messages: Sequence[Message]) -> str:
         """The prompt for the next answer. Raises UsageError if the template refuses the conversation."""
@@ -71,4 +73,4 @@ def _raise_exception(message: str) -> NoReturn:
 
 
 def _strftime_now(form: str) -> str:
-    return datetime.now().strftime(form)  # noqa: DTZ005 - templates want the user's own clock
+    return datetime.now().strftime(form)

@@ -67,5 +67,5 @@ def open_tokenizer(bundle: Bundle) -> Tokenizer:
     defaults = bundle.manifest.generation
     try:
         return Tokenizer(source, defaults.bos_token_id, defaults.add_bos)
-    except Exception as error:  # noqa: BLE001 - tokenizers raises plain Exception
+    except Exception as error:
         raise BundleError(f"{bundle.path(TOKENIZER)}: not a tokenizer: {error}") from error

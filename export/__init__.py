@@ -48,8 +48,8 @@ def export(
     """
     options = options or ExportOptions()
     require_extra()
-    from . import checkpoint as checkpoints  # noqa: PLC0415 - after the check
-    from . import writer  # noqa: PLC0415
+    from . import checkpoint as checkpoints  # after the check
+    from . import writer
 
     if options.via == "optimum":
         raise UsageError("--via optimum is not built yet: use auto or direct")
@@ -57,37 +57,32 @@ def export(
     with writer.written_aside(folder, force=options.force) as aside:
         checkpoint = checkpoints.open_checkpoint(source)
         context = _context(options.max_context, checkpoint.spec.max_context)
-        total = sum(matrix.size for matrix in writer.matrices(checkpoint).values())
-        done = 0
-
-        def advance(weights: int) -> None:
-            nonlocal done
-            done += weights
-            if progress:
-                progress(done, total)
-
         recipe = _recipe(options.quant, profile)
-        name = options.name or folder.name
+        plan = writer.Plan(options.name or folder.name, recipe, profile.name, context)
         try:
-            manifest = writer.write_bundle(checkpoint, aside, name, recipe, profile.name, context, advance)
+            manifest = writer.write_bundle(checkpoint, aside, plan, progress or _silent)
         except ValueError as error:
             raise CheckpointError(f"{source}: {error}") from error
     return Bundle(folder, manifest)
 
 
+def _silent(_done: int, _total: int) -> None:
+    """No progress is shown."""
+
+
 def require_extra() -> None:
     """Raise MissingExtra unless everything that exporting imports is installed."""
     try:
-        import gguf  # noqa: F401, PLC0415
-        import ml_dtypes  # noqa: F401, PLC0415
-        import onnx_ir  # noqa: F401, PLC0415
-        import safetensors  # noqa: F401, PLC0415
+        import gguf  # noqa: F401
+        import ml_dtypes  # noqa: F401
+        import onnx_ir  # noqa: F401
+        import safetensors  # noqa: F401
     except ImportError as error:
         raise MissingExtra("exporting", "export") from error
 
 
 def _recipe(quant: Quant, profile: devices.DeviceProfile) -> Recipe:
-    from . import forms  # noqa: PLC0415
+    from . import forms
 
     return forms.fp32() if quant == "fp32" else forms.int8(profile.matmul)
 

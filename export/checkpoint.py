@@ -72,7 +72,7 @@ class Checkpoint:
 
 def open_checkpoint(source: Path) -> Checkpoint:
     """Open a Hugging Face folder or a GGUF file and check its tensors. Raises CheckpointError."""
-    from . import gguf, huggingface  # noqa: PLC0415 - both build Checkpoints
+    from . import gguf, huggingface  # both build Checkpoints
 
     if source.is_dir():
         checkpoint = huggingface.open_folder(source)

@@ -29,7 +29,7 @@ class Piece:
 
 @dataclass(frozen=True)
 class Call:
-    """The operator that reads a matrix; `bias_input` is the bias's place among its inputs, if it takes one."""
+    """The operator that reads a matrix; `bias_input`: where the bias goes, None if it takes none."""
 
     op_type: str
     domain: str

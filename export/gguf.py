@@ -131,7 +131,9 @@ def _stored(path: Path, tensor: gguf.ReaderTensor) -> GGUFTensor:
     shape = tuple(int(dim) for dim in reversed(tensor.shape))
     _, block_bytes = gguf.GGML_QUANT_SIZES[tensor.tensor_type]
     gguf.quants.dequantize(np.zeros((1, block_bytes), np.uint8), tensor.tensor_type)  # raises if unknown
-    return GGUFTensor(path, int(tensor.data_offset), shape, int(tensor.n_bytes) // shape[0], tensor.tensor_type)
+    return GGUFTensor(
+        path, int(tensor.data_offset), shape, int(tensor.n_bytes) // shape[0], tensor.tensor_type
+    )
 
 
 def _spec(metadata: Metadata, stored: Mapping[str, GGUFTensor]) -> ModelSpec:

@@ -36,7 +36,14 @@ ALIASES = {
     "refact": "smollm",
 }
 # Names under which chat models end a turn, for files whose metadata names only one end.
-TURN_ENDS = ("<|endoftext|>", "<|im_end|>", "<|end|>", "<|eot_id|>", "<|end_of_text|>", "<｜end▁of▁sentence｜>")
+TURN_ENDS = (
+    "<|endoftext|>",
+    "<|im_end|>",
+    "<|end|>",
+    "<|eot_id|>",
+    "<|end_of_text|>",
+    "<｜end▁of▁sentence｜>",
+)
 
 
 def rebuild(metadata: Metadata) -> TokenizerFiles:
@@ -92,7 +99,9 @@ def _pre_tokenizer(pre: str) -> pre_tokenizers.PreTokenizer:
         return pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), words])
     if pre in SPLITS:
         split = pre_tokenizers.Split(Regex(SPLITS[pre]), "isolated")
-        return pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+        return pre_tokenizers.Sequence(
+            [split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+        )
     known = ", ".join(["gpt-2", "smollm", *SPLITS, *ALIASES])
     raise ValueError(f"pre-tokenizer '{pre}' can't be rebuilt (known: {known})")
 
@@ -127,15 +136,24 @@ def _merges(vocabulary: Mapping[str, int], scores: list[float]) -> list[tuple[st
 
 def _add_tokens(tokenizer: Tokenizer, metadata: Metadata) -> None:
     tokens, types = metadata["tokenizer.ggml.tokens"], metadata.get("tokenizer.ggml.token_type", [])
-    special = [AddedToken(t, special=True, normalized=False) for t, k in zip(tokens, types, strict=False) if k == CONTROL]
-    plain = [AddedToken(t, normalized=False) for t, k in zip(tokens, types, strict=False) if k == USER_DEFINED]
+    special = [
+        AddedToken(t, special=True, normalized=False)
+        for t, k in zip(tokens, types, strict=False)
+        if k == CONTROL
+    ]
+    plain = [
+        AddedToken(t, normalized=False) for t, k in zip(tokens, types, strict=False) if k == USER_DEFINED
+    ]
     tokenizer.add_special_tokens(special)
     tokenizer.add_tokens(plain)
 
 
 def _config(metadata: Metadata) -> dict[str, Any]:
     tokens = metadata["tokenizer.ggml.tokens"]
-    config: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast", "add_bos_token": adds_bos(metadata)}
+    config: dict[str, Any] = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "add_bos_token": adds_bos(metadata),
+    }
     for name in ("bos", "eos", "unknown", "padding"):
         number = metadata.get(f"tokenizer.ggml.{name}_token_id")
         if number is not None:

@@ -73,27 +73,34 @@ class Positions:
     sin: ir.Value
 
 
+@dataclass(frozen=True)
+class LayerCache:
+    """One layer's key and value before and after this run; (batch, KV heads, context, head_dim) each."""
+
+    past: tuple[ir.Value, ir.Value]
+    present: tuple[ir.Value, ir.Value]
+
+
 def build(spec: ModelSpec, vector: Vectors, max_context: int, feeds: Feeds = "edgert") -> ir.Model:
     """The graph of a model; `vector` reads its norms and biases by name."""
     b = Builder(spec, vector)
     inputs = _inputs(feeds)
     positions = _positions(b, inputs, max_context, feeds)
-    cache_in, cache_out = _cache(spec)
+    caches = [_cache(spec, layer) for layer in range(spec.num_layers)]
 
     hidden = b.tape.op("Embedding", [inputs["input_ids"]], {"matrix": "embedding"}, domain=ABSTRACT)
     residual: ir.Value | None = None
-    for layer in range(spec.num_layers):
-        past, present = cache_in[2 * layer : 2 * layer + 2], cache_out[2 * layer : 2 * layer + 2]
+    for layer, cache in enumerate(caches):
         normed, residual = _norm(b, hidden, residual, f"layers.{layer}.attn_norm")
-        hidden = _attention(b, normed, layer, positions, past, present)
+        hidden = _attention(b, normed, layer, positions, cache)
         normed, residual = _norm(b, hidden, residual, f"layers.{layer}.mlp_norm")
         hidden = _mlp(b, normed, layer)
     normed, _ = _norm(b, hidden, residual, "final_norm")
     logits = _head(b, normed, inputs)
 
     graph = ir.Graph(
-        [*inputs.values(), *cache_in],
-        [logits, *cache_out],
+        [*inputs.values(), *(value for cache in caches for value in cache.past)],
+        [logits, *(value for cache in caches for value in cache.present)],
         nodes=b.tape.nodes,
         initializers=b.tape.initializers,
         opset_imports=OPSETS,
@@ -117,15 +124,16 @@ def _inputs(feeds: Feeds) -> dict[str, ir.Value]:
     return {str(value.name): value for value in values}
 
 
-def _cache(spec: ModelSpec) -> tuple[list[ir.Value], list[ir.Value]]:
-    """Past and present of each layer: key, value, key, value, …; (batch, KV heads, context, head_dim)."""
-    past, present = [], []
-    for layer in range(spec.num_layers):
-        for kind in ("key", "value"):
-            shape = ("batch", spec.num_kv_heads, "context", spec.head_dim)
-            past.append(_value(f"past_key_values.{layer}.{kind}", ir.DataType.FLOAT, *shape))
-            present.append(_value(f"present.{layer}.{kind}", ir.DataType.FLOAT, *shape))
-    return past, present
+def _cache(spec: ModelSpec, layer: int) -> LayerCache:
+    shape = ("batch", spec.num_kv_heads, "context", spec.head_dim)
+
+    def pair(name: str) -> tuple[ir.Value, ir.Value]:
+        key, value = (
+            _value(f"{name}.{layer}.{kind}", ir.DataType.FLOAT, *shape) for kind in ("key", "value")
+        )
+        return key, value
+
+    return LayerCache(pair("past_key_values"), pair("present"))
 
 
 def _positions(b: Builder, inputs: Mapping[str, ir.Value], max_context: int, feeds: Feeds) -> Positions:
@@ -144,9 +152,7 @@ def _positions(b: Builder, inputs: Mapping[str, ir.Value], max_context: int, fee
     return Positions(seqlens_k, total, *tables)
 
 
-def _norm(
-    b: Builder, x: ir.Value, residual: ir.Value | None, name: str
-) -> tuple[ir.Value, ir.Value]:
+def _norm(b: Builder, x: ir.Value, residual: ir.Value | None, name: str) -> tuple[ir.Value, ir.Value]:
     """RMSNorm of x + residual, and that sum as the next residual."""
     weight = b.weight(f"{name}.weight")
     if residual is None:
@@ -166,9 +172,7 @@ def _norm(
     return outputs[0], outputs[3]
 
 
-def _attention(
-    b: Builder, x: ir.Value, layer: int, at: Positions, past: list[ir.Value], present: list[ir.Value]
-) -> ir.Value:
+def _attention(b: Builder, x: ir.Value, layer: int, at: Positions, cache: LayerCache) -> ir.Value:
     spec, prefix = b.spec, f"layers.{layer}"
     biases = [f"{prefix}.{part}.bias" for part in "qkv"] if spec.qkv_bias else []
     qkv = b.linear(x, f"{prefix}.qkv", biases)
@@ -184,9 +188,9 @@ def _attention(
     attended = ir.Value(name=f"{prefix}.attention")
     b.tape.op_multi_out(
         "GroupQueryAttention",
-        [*heads, *past, at.seqlens_k, at.total, *tables],
+        [*heads, *cache.past, at.seqlens_k, at.total, *tables],
         attributes,
-        outputs=[attended, *present],
+        outputs=[attended, *cache.present],
         domain=MICROSOFT,
         name=f"{prefix}.attention",
     )

@@ -115,7 +115,9 @@ def _shards(folder: Path) -> list[Path]:
         names = sorted(set(read_json(index).get("weight_map", {}).values()))
         missing = [name for name in names if not (folder / name).exists()]
         if missing or not names:
-            raise CheckpointError(f"{index}: shard '{missing[0] if missing else '?'}' is missing from {folder}")
+            raise CheckpointError(
+                f"{index}: shard '{missing[0] if missing else '?'}' is missing from {folder}"
+            )
         return [folder / name for name in names]
     if (folder / "model.safetensors").exists():
         return [folder / "model.safetensors"]

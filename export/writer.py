@@ -11,6 +11,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import onnx_ir as ir
@@ -36,13 +37,15 @@ from .checkpoint import Checkpoint
 from .datafile import DataFile, Extent, write_matrix
 from .forms import Recipe
 from .genai import genai_config
-from .graph import build
+from .graph import Feeds, build
 from .lower import Slot, lower
 from .matrix import Matrix, matrices
 
 INLINE_BYTES = 1024  # smaller constants live in the graph, where shape inference can see them
 
-Progress = Callable[[int], None]
+GRAPHS: dict[str, Feeds] = {GRAPH: "edgert", GENAI_GRAPH: "genai"}
+
+Progress = Callable[[int, int], None]  # weights done, weights in all
 
 
 @contextmanager
@@ -78,25 +81,33 @@ def _swap(aside: Path, folder: Path) -> None:
         shutil.rmtree(old, ignore_errors=True)
 
 
-def write_bundle(
-    checkpoint: Checkpoint, aside: Path, name: str, recipe: Recipe, device: str, context: int, progress: Progress
-) -> Manifest:
+@dataclass(frozen=True)
+class Plan:
+    """What to make of a checkpoint: the bundle's name, its storage recipe, target device, longest context."""
+
+    name: str
+    recipe: Recipe
+    device: str
+    context: int
+
+
+def write_bundle(checkpoint: Checkpoint, aside: Path, plan: Plan, progress: Progress) -> Manifest:
     """Write every file of the bundle into `aside`. Raises ValueError if a matrix doesn't fit its form."""
     named = matrices(checkpoint)
     graphs = {}
-    for filename, feeds in ((GRAPH, "edgert"), (GENAI_GRAPH, "genai")):
-        model = build(checkpoint.spec, checkpoint.vector, context, feeds)  # type: ignore[arg-type]
-        graphs[filename] = (model, lower(model, named, recipe))
+    for filename, feeds in GRAPHS.items():
+        model = build(checkpoint.spec, checkpoint.vector, plan.context, feeds)
+        graphs[filename] = (model, lower(model, named, plan.recipe))
     with DataFile(aside / DATA) as data:
-        extents = _write_weights(data, named, graphs[GRAPH][1], recipe, progress)
+        extents = _write_weights(data, named, graphs[GRAPH][1], plan.recipe, progress)
         constants: dict[str, Extent] = {}
         for filename, (model, slots) in graphs.items():
             _point(model, slots, extents)
             _externalize(model, data, constants)
             ir.save(model, aside / filename)
-    _write_texts(checkpoint, aside, context)
+    _write_texts(checkpoint, aside, plan.context)
     files = {DATA: data.facts} | _facts_of(aside)
-    manifest = _manifest(checkpoint, name, recipe, device, context, files)
+    manifest = _manifest(checkpoint, plan, files)
     _write_text(aside / MANIFEST, manifest.to_json())
     return manifest
 
@@ -108,9 +119,16 @@ def _write_weights(
     pieces: dict[str, dict[str, None]] = {}
     for slot in slots:
         pieces.setdefault(slot.matrix, {})[slot.piece] = None
+    done, total = 0, sum(named[name].size for name in pieces)
+
+    def advance(weights: int) -> None:
+        nonlocal done
+        done += weights
+        progress(done, total)
+
     extents: dict[tuple[str, str], Extent] = {}
     for name, wanted in pieces.items():
-        written = write_matrix(data, named[name], recipe.form(name), tuple(wanted), progress)
+        written = write_matrix(data, named[name], recipe.form(name), tuple(wanted), advance)
         extents |= {(name, piece): extent for piece, extent in written.items()}
     return extents
 
@@ -135,9 +153,10 @@ def _externalize(model: ir.Model, data: DataFile, constants: dict[str, Extent]) 
 
 
 def _set_external(value: ir.Value, extent: Extent) -> None:
-    assert value.shape is not None and value.dtype is not None and value.name is not None  # noqa: S101
+    if value.shape is None or value.dtype is None:
+        raise ValueError(f"initializer '{value.name}' has no shape or type")
     value.const_value = ir.ExternalTensor(
-        DATA, extent.offset, extent.length, value.dtype, shape=value.shape, name=value.name
+        DATA, extent.offset, extent.length, value.dtype, shape=value.shape, name=str(value.name)
     )
 
 
@@ -163,14 +182,7 @@ def _facts_of(aside: Path) -> dict[str, FileFacts]:
     return {path.name: file_facts(path) for path in sorted(aside.iterdir()) if path.name != DATA}
 
 
-def _manifest(
-    checkpoint: Checkpoint,
-    name: str,
-    recipe: Recipe,
-    device: str,
-    context: int,
-    files: Mapping[str, FileFacts],
-) -> Manifest:
+def _manifest(checkpoint: Checkpoint, plan: Plan, files: Mapping[str, FileFacts]) -> Manifest:
     spec = checkpoint.spec
     facts = ModelFacts(
         family=spec.family,
@@ -181,14 +193,14 @@ def _manifest(
         num_kv_heads=spec.num_kv_heads,
         head_dim=spec.head_dim,
         vocab_size=spec.vocab_size,
-        context=context,
+        context=plan.context,
         tied_embeddings=spec.tied_embeddings,
     )
     return Manifest(
-        name=name,
+        name=plan.name,
         model=facts,
-        quantization=recipe.quantization,
-        devices=(device,),
+        quantization=plan.recipe.quantization,
+        devices=(plan.device,),
         generation=checkpoint.generation,
         origin=checkpoint.origin,
         edgert=__version__,

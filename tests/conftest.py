@@ -1,4 +1,4 @@
-"""Shared fixtures: tiny checkpoints and bundles, an isolated home, the real student where a test asks for it."""
+"""Shared fixtures: tiny checkpoints and bundles, an isolated home, the real student."""
 
 from __future__ import annotations
 
@@ -46,7 +46,9 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pat
 
 
 @pytest.fixture(scope="session")
-def bundles(tmp_path_factory: pytest.TempPathFactory, checkpoints: Callable[[str], Path]) -> Callable[..., Path]:
+def bundles(
+    tmp_path_factory: pytest.TempPathFactory, checkpoints: Callable[[str], Path]
+) -> Callable[..., Path]:
     """A bundle of a tiny checkpoint in a quantization, exported once."""
     root = tmp_path_factory.mktemp("bundles")
 

@@ -103,7 +103,9 @@ def rope(config: Config, dim: int, context: int | None) -> tuple[Array, float]:
         original = config["original_max_position_embeddings"]
         maximum = config["max_position_embeddings"]
         which = "long_factor" if (context or maximum) > original else "short_factor"
-        return inverse / np.array(scaling[which]), math.sqrt(1 + math.log(maximum / original) / math.log(original))
+        return inverse / np.array(scaling[which]), math.sqrt(
+            1 + math.log(maximum / original) / math.log(original)
+        )
     return inverse, 1.0
 
 
@@ -122,7 +124,11 @@ def llama3(frequency: float, scaling: dict[str, Any]) -> float:
 
 def yarn(inverse: Array, theta: float, dim: int, scaling: dict[str, Any]) -> tuple[Array, float]:
     def correction(turns: float) -> float:
-        return dim * math.log(scaling["original_max_position_embeddings"] / (turns * 2 * math.pi)) / (2 * math.log(theta))
+        return (
+            dim
+            * math.log(scaling["original_max_position_embeddings"] / (turns * 2 * math.pi))
+            / (2 * math.log(theta))
+        )
 
     low, high = max(math.floor(correction(32)), 0), min(math.ceil(correction(1)), dim - 1)
     ramp = np.clip((np.arange(dim // 2) - low) / (high - low), 0, 1)

@@ -97,12 +97,16 @@ def add_tensor(writer, config, architecture, name, array, kind):
 def add_tokenizer(writer, source, pre="gpt-2"):
     model, added = json.loads(source)["model"], json.loads(source)["added_tokens"]
     special = {entry["id"]: entry["special"] for entry in added}
-    names = {number: token for token, number in model["vocab"].items()} | {e["id"]: e["content"] for e in added}
+    names = {number: token for token, number in model["vocab"].items()} | {
+        e["id"]: e["content"] for e in added
+    }
     size = max(names) + 1
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre(pre)
     writer.add_token_list([names.get(i, f"[PAD{i}]") for i in range(size)])
-    writer.add_token_types([3 if special.get(i) else 4 if i in special else 1 if i in names else 5 for i in range(size)])
+    writer.add_token_types(
+        [3 if special.get(i) else 4 if i in special else 1 if i in names else 5 for i in range(size)]
+    )
     writer.add_token_merges([m if isinstance(m, str) else " ".join(m) for m in model["merges"]])
     writer.add_bos_token_id(0)
     writer.add_eos_token_id(1)
@@ -141,7 +145,9 @@ def rounded_to(kind, array):
 def test_k_quants_are_read_a_few_rows_at_a_time(kind, scale_offsets, tmp_path):
     """Any bytes are a valid block once its float16 scales are sane."""
     config = {**tiny.Tiny().config, "hidden_size": 256, "intermediate_size": 256, "num_attention_heads": 8}
-    path = write(tmp_path / "model.gguf", config, k_quantized(config, TYPES[kind], scale_offsets), TYPES[kind])
+    path = write(
+        tmp_path / "model.gguf", config, k_quantized(config, TYPES[kind], scale_offsets), TYPES[kind]
+    )
     checkpoint = open_checkpoint(path)
     tensor = checkpoint.tensors["layers.0.down.weight"]
     whole = tensor.rows(0, 256)

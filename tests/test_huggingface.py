@@ -51,7 +51,9 @@ def test_wrong_shape_is_named(folder):
 
 
 def test_old_rotary_buffers_are_ignored(folder):
-    rewrite(folder, lambda t: t.update({"model.layers.0.self_attn.rotary_emb.inv_freq": np.ones(8, np.float32)}))
+    rewrite(
+        folder, lambda t: t.update({"model.layers.0.self_attn.rotary_emb.inv_freq": np.ones(8, np.float32)})
+    )
     open_checkpoint(folder)
 
 
@@ -125,7 +127,9 @@ def test_pickled_weights_are_refused(folder):
 
 
 def test_every_end_of_every_file_is_collected(tmp_path):
-    spec = tiny.Tiny(overrides={"eos_token_id": 7}, generation={"eos_token_id": [9, 7], "do_sample": True, "top_p": 0.9})
+    spec = tiny.Tiny(
+        overrides={"eos_token_id": 7}, generation={"eos_token_id": [9, 7], "do_sample": True, "top_p": 0.9}
+    )
     generation = open_checkpoint(tiny.write(tmp_path / "c", spec)).generation
     assert generation.eos_token_ids == (9, 7, 1)  # generation_config, config, tokenizer's eos_token
     assert (generation.temperature, generation.top_p, generation.bos_token_id) == (1.0, 0.9, 0)

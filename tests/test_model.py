@@ -155,7 +155,9 @@ def test_a_model_without_a_template_continues_text(tmp_path):
     source = tiny.write(tmp_path / "c")
     (source / "tokenizer_config.json").write_text("{}")
     model = edgert.load(export(source, tmp_path / "b").folder)
-    assert model.generate("the quick", max_tokens=3).timings.prompt_tokens == len(model.tokenizer.encode("the quick"))
+    assert model.generate("the quick", max_tokens=3).timings.prompt_tokens == len(
+        model.tokenizer.encode("the quick")
+    )
     with pytest.raises(edgert.UsageError, match="no chat template"):
         model.generate(HI)
 

@@ -55,7 +55,12 @@ def test_top_p_equals_a_full_sort_on_a_flat_vocabulary():
 
 
 def test_filters_keep_everything_when_off():
-    assert len(keep_top_k(LOGITS, 0)) == len(keep_top_p(LOGITS, 1.0)) == len(keep_min_p(softmax(LOGITS), 0.0)) == 4
+    assert (
+        len(keep_top_k(LOGITS, 0))
+        == len(keep_top_p(LOGITS, 1.0))
+        == len(keep_min_p(softmax(LOGITS), 0.0))
+        == 4
+    )
 
 
 def test_same_seed_draws_the_same():
@@ -79,7 +84,12 @@ def test_repetition_penalty_lowers_negative_logits_too():
 def test_presence_and_frequency_count_the_answer_only():
     logits = np.array([1.0, 0.9, 0.5], np.float32)
     sampler = Sampler(Sampling(presence_penalty=0.3), [0, 0, 0], 3)
-    assert [sampler.sample(logits).id for _ in range(4)] == [0, 1, 0, 0]  # once each, then the order is restored
+    assert [sampler.sample(logits).id for _ in range(4)] == [
+        0,
+        1,
+        0,
+        0,
+    ]  # once each, then the order is restored
     sampler = Sampler(Sampling(frequency_penalty=0.3), [], 3)
     assert [sampler.sample(logits).id for _ in range(6)] == [0, 1, 0, 1, 2, 0]
 
@@ -102,13 +112,16 @@ def test_logprobs_are_those_of_the_model():
     "bad",
     [
         {"temperature": -1},
-        {"top_p": 0},
+        {"top_p": -0.1},
         {"top_p": 1.1},
         {"min_p": 2},
         {"top_k": -1},
         {"repetition_penalty": 0},
         {"presence_penalty": 3},
         {"logprobs": -1},
+        {"top_k": 2.5},
+        {"seed": "x"},
+        {"temperature": None},
         {"temperature": float("nan")},
     ],
 )

@@ -18,7 +18,9 @@ def render(source, messages=HI, **tokens):
 
 @pytest.fixture
 def r1(r1_config):
-    return ChatTemplate(r1_config["chat_template"], bos_token=r1_config["bos_token"], eos_token=r1_config["eos_token"])
+    return ChatTemplate(
+        r1_config["chat_template"], bos_token=r1_config["bos_token"], eos_token=r1_config["eos_token"]
+    )
 
 
 def test_real_r1_template(r1):
@@ -29,7 +31,10 @@ def test_real_r1_template(r1):
 def test_real_r1_template_drops_earlier_thoughts(r1):
     answered = {"role": "assistant", "content": "<think>\nHm.\n</think>Hello."}
     again = {"role": "user", "content": "Again"}
-    assert r1.render([*HI, answered, again]) == f"{BOS}<｜User｜>Hi<｜Assistant｜>Hello.{END}<｜User｜>Again<｜Assistant｜>"
+    assert (
+        r1.render([*HI, answered, again])
+        == f"{BOS}<｜User｜>Hi<｜Assistant｜>Hello.{END}<｜User｜>Again<｜Assistant｜>"
+    )
 
 
 def test_real_r1_prompt_has_one_bos(r1, r1_tokenizer):
@@ -39,7 +44,10 @@ def test_real_r1_prompt_has_one_bos(r1, r1_tokenizer):
 
 
 def test_blocks_are_trimmed_as_transformers_does():
-    assert render("{% for m in messages %}\n  {% if true %}\n{{ m.content }}\n  {% endif %}\n{% endfor %}") == "Hi\n"
+    assert (
+        render("{% for m in messages %}\n  {% if true %}\n{{ m.content }}\n  {% endif %}\n{% endfor %}")
+        == "Hi\n"
+    )
 
 
 def test_loop_controls():

@@ -6,7 +6,14 @@ import tiny
 from edgert.errors import BundleError
 from edgert.tokenizer import Tokenizer, open_tokenizer
 
-SAMPLES = ["plain text", "naïve café", "東京は日本の首都です", "🎉👩‍👩‍👧‍👦 family", "mixed 🎉 と text", "  spaces \n\n lines\t"]
+SAMPLES = [
+    "plain text",
+    "naïve café",
+    "東京は日本の首都です",
+    "🎉👩‍👩‍👧‍👦 family",
+    "mixed 🎉 と text",
+    "  spaces \n\n lines\t",
+]
 
 
 @pytest.mark.parametrize("text", SAMPLES)

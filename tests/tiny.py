@@ -41,13 +41,22 @@ LLAMA3 = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 64,
 }
-LONGROPE = {"type": "longrope", "short_factor": [1.0 + i / 8 for i in range(8)], "long_factor": [2.0 + i for i in range(8)]}
+LONGROPE = {
+    "type": "longrope",
+    "short_factor": [1.0 + i / 8 for i in range(8)],
+    "long_factor": [2.0 + i for i in range(8)],
+}
 
 # Every family and every switch of a config that changes the graph.
 CONFIGS: dict[str, dict[str, Any]] = {
     "llama": {"model_type": "llama", "tie_word_embeddings": True},
     "llama3": {"model_type": "llama", "rope_scaling": LLAMA3, "tie_word_embeddings": False},
-    "llama-biased": {"model_type": "llama", "attention_bias": True, "mlp_bias": True, "num_key_value_heads": 4},
+    "llama-biased": {
+        "model_type": "llama",
+        "attention_bias": True,
+        "mlp_bias": True,
+        "num_key_value_heads": 4,
+    },
     "llama-linear": {"model_type": "llama", "rope_scaling": {"type": "linear", "factor": 4.0}},
     "llama-transformers5": {"model_type": "llama", "rope_parameters": {**LLAMA3, "rope_theta": 500000.0}},
     "llama-yarn": {
@@ -55,9 +64,19 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "rope_scaling": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64},
     },
     "mistral": {"model_type": "mistral", "sliding_window": 24, "head_dim": 32},
-    "qwen2": {"model_type": "qwen2", "tie_word_embeddings": False, "sliding_window": 4096, "use_sliding_window": False},
+    "qwen2": {
+        "model_type": "qwen2",
+        "tie_word_embeddings": False,
+        "sliding_window": 4096,
+        "use_sliding_window": False,
+    },
     "qwen2-tied": {"model_type": "qwen2", "tie_word_embeddings": True},
-    "qwen2-window": {"model_type": "qwen2", "use_sliding_window": True, "sliding_window": 16, "max_window_layers": 1},
+    "qwen2-window": {
+        "model_type": "qwen2",
+        "use_sliding_window": True,
+        "sliding_window": 16,
+        "max_window_layers": 1,
+    },
     "qwen3": {"model_type": "qwen3", "head_dim": 32, "tie_word_embeddings": True},
     "smollm3": {"model_type": "smollm3", "no_rope_layers": [1, 0, 1], "tie_word_embeddings": True},
     "phi3": {"model_type": "phi3", "sliding_window": 24},
@@ -102,8 +121,11 @@ def random_tensors(config: dict[str, Any], seed: int = 0) -> dict[str, np.ndarra
     """Random weights under Hugging Face names, large enough that every term of the model matters."""
     rng = np.random.default_rng(seed)
     return {
-        name: (1.0 + 0.2 * rng.standard_normal(shape) if "norm" in name else rng.standard_normal(shape) * shape[-1] ** -0.5)
-        .astype(np.float32)
+        name: (
+            1.0 + 0.2 * rng.standard_normal(shape)
+            if "norm" in name
+            else rng.standard_normal(shape) * shape[-1] ** -0.5
+        ).astype(np.float32)
         for name, shape in shapes(config).items()
     }
 
@@ -144,7 +166,9 @@ def shapes(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
     return named
 
 
-def save_tensors(folder: Path, tensors: dict[str, np.ndarray], dtype: str = "float32", shards: int = 1) -> None:
+def save_tensors(
+    folder: Path, tensors: dict[str, np.ndarray], dtype: str = "float32", shards: int = 1
+) -> None:
     """Write safetensors, with an index if there are several shards."""
     kind = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}[dtype]
     stored = {name: np.ascontiguousarray(array.astype(kind)) for name, array in tensors.items()}

@@ -1,0 +1,44 @@
+# Everything a fresh machine needs is a target away: `make chat`, `make test`.
+# Windows without make: the README gives the same steps as plain pip commands.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/pip --disable-pip-version-check --quiet
+
+.PHONY: chat test test-parity check bench clean
+
+chat: $(VENV)/export.stamp
+	@$(BIN)/edgert pull smollm2-135m-instruct >&2
+	@$(BIN)/edgert chat
+
+test: $(VENV)/test.stamp
+	$(BIN)/python -m pytest -m "not parity"
+
+# The NumPy reference of the tests against transformers: heavy, needs torch.
+test-parity: $(VENV)/parity.stamp
+	$(BIN)/python -m pytest tests/test_transformers.py
+
+# mypy doesn't follow editable installs: it checks a copy installed beside.
+check: $(VENV)/test.stamp $(VENV)/check.stamp
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	rm -rf build && $(PIP) install --no-deps --target build/typed .
+	cd build/typed && ../../$(BIN)/mypy -p edgert --config-file ../../pyproject.toml
+
+# Against llama.cpp and onnxruntime-genai in the same run; see benchmarks/README.md.
+bench: $(VENV)/test.stamp
+	$(BIN)/python benchmarks/compare.py
+
+clean:
+	rm -rf $(VENV) build
+
+$(VENV)/pip.stamp:
+	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'edgert needs Python 3.11 or newer: make PYTHON=python3.12')"
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+# One stamp an extra: installed once, again when the dependencies change.
+$(VENV)/%.stamp: pyproject.toml | $(VENV)/pip.stamp
+	$(PIP) install --editable '.[$*]'
+	@touch $@

@@ -1,0 +1,145 @@
+"""The chat at the terminal, driven by typed lines."""
+
+import json
+
+import pytest
+
+import edgert
+from edgert import chat as chats
+from edgert.chat import Chat
+
+
+@pytest.fixture
+def typed(monkeypatch, model, capsys):
+    """Run a chat over typed lines; an exception among them is raised at the prompt. Returns the screen."""
+
+    def run(*lines, options=None, system=None):
+        script = iter([*lines, EOFError()])
+
+        def read(_prompt):
+            line = next(script)
+            if isinstance(line, BaseException):
+                raise line
+            return line
+
+        monkeypatch.setattr("builtins.input", read)
+        session = Chat(model, options or {"max_tokens": 6}, system)
+        session.loop()
+        screen = capsys.readouterr()
+        return session, screen.out, screen.err
+
+    return run
+
+
+def turns(session):
+    return [turn["role"] for turn in session._conversation.turns]
+
+
+def test_an_answer_is_streamed_and_remembered(typed, model):
+    session, out, _ = typed("the fox")
+    assert model.generate("the fox", max_tokens=6).text in out
+    assert turns(session) == ["user", "assistant"]
+
+
+def test_the_first_line_says_what_runs(typed):
+    _, out, _ = typed()
+    assert out.startswith("llama-int8 · int8 · laptop-cpu, ")
+    assert "context 256 · /help lists the commands" in out
+
+
+def test_clear_forgets(typed):
+    session, out, _ = typed("the fox", "/clear")
+    assert turns(session) == [] and "forgotten" in out
+
+
+def test_retry_asks_again(typed):
+    session, _, _ = typed("the fox", "/set temperature 1.5", "/retry")
+    assert turns(session) == ["user", "assistant"]
+
+
+def test_retry_without_a_question(typed):
+    assert typed("/retry")[2] == "there is no question yet\n"
+
+
+def test_system_starts_over(typed):
+    session, out, _ = typed("the fox", "/system Be brief.", "/system")
+    assert session._conversation.messages == [{"role": "system", "content": "Be brief."}]
+    assert out.endswith("Be brief.\n\n")
+
+
+def test_set_changes_and_lists(typed):
+    _, out, _ = typed("/set temperature 0.5", "/set stop ['fox']", "/set")
+    assert "temperature is 0.5 from the next answer on." in out
+    assert "stop ['fox']" in out and "max_tokens 6" in out
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("/set temperature hot", "/set temperature needs a value"),
+        ("/set temperature -1", "temperature must be a number between"),
+        ("/set beams 2", "unknown option 'beams'"),
+        ("/set top_k 'x'", "top_k must be a whole number"),
+        ("/dance", "unknown command '/dance'"),
+        ("/save", "/save needs a file name"),
+        ("/load nowhere.json", "can't load nowhere.json"),
+        ("/save /nowhere/at/all.json", "can't save to"),
+    ],
+)
+def test_mistakes_are_one_line_and_the_chat_goes_on(typed, line, message):
+    session, _, err = typed(line, "the fox")
+    assert message in err and err.count("\n") == 1
+    assert turns(session) == ["user", "assistant"]
+
+
+def test_save_and_load(typed, tmp_path):
+    path = tmp_path / "talk.json"
+    session, _, _ = typed("/system Be brief.", "the fox", f"/save {path}")
+    loaded, out, _ = typed(f"/load {path}")
+    assert loaded._conversation == session._conversation
+    assert "> the fox" in out
+    assert json.loads(path.read_text())["messages"][0]["role"] == "system"
+    assert [p.name for p in tmp_path.iterdir()] == ["talk.json"]
+
+
+def test_a_file_that_is_no_conversation(typed, tmp_path):
+    (tmp_path / "x.json").write_text('{"messages": [{"role": "user"}]}')
+    assert "is not a saved conversation" in typed(f"/load {tmp_path / 'x.json'}")[2]
+
+
+def test_ctrl_c_stops_the_answer_and_keeps_the_conversation(typed, model, monkeypatch):
+    def interrupted(self, prompt, **options):
+        chunks = edgert.Model.stream.__wrapped__(self, prompt, **options)
+        yield next(chunks)
+        raise KeyboardInterrupt
+
+    interrupted_stream = edgert.Model.stream
+    monkeypatch.setattr(edgert.Model, "stream", interrupted)
+    interrupted.__wrapped__ = interrupted_stream
+    edgert.Model.stream.__wrapped__ = interrupted_stream
+    session, out, _ = typed("the fox", "/exit")
+    assert "(stopped)" in out and turns(session) == ["user", "assistant"]
+
+
+def test_ctrl_c_at_the_prompt_and_ctrl_d(typed):
+    _, out, _ = typed(KeyboardInterrupt(), "/help")
+    assert "Ctrl-D or /exit leaves" in out and "/retry" in out
+
+
+def test_a_question_of_several_lines(typed):
+    session, _, _ = typed('"""the quick', 'brown fox"""')
+    assert session._conversation.turns[0]["content"] == "the quick\nbrown fox"
+
+
+def test_a_question_too_long_is_taken_back(typed):
+    session, _, err = typed("fox " * 400)
+    assert "the context holds 256" in err and turns(session) == []
+
+
+def test_exit_leaves(typed):
+    session, _, _ = typed("/exit", "never asked")
+    assert turns(session) == []
+
+
+def test_help_lists_every_command(model):
+    assert all(f"/{name}" in chats.HELP for name in Chat(model, {})._commands)

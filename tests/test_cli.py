@@ -1,0 +1,145 @@
+"""The command line: whole screens, exit codes, errors in one line."""
+
+import json
+
+import pytest
+import tiny
+from click.testing import CliRunner
+
+from edgert import cli, home, open_bundle
+from edgert.cli import main
+
+
+def run(*arguments, input=None):
+    return CliRunner().invoke(main, [str(a) for a in arguments], input=input)
+
+
+@pytest.fixture
+def source(tmp_path):
+    return tiny.write(tmp_path / "student")
+
+
+def test_export_then_generate(source, tmp_path):
+    exported = run("export", source, tmp_path / "b")
+    assert exported.exit_code == 0, exported.output
+    assert exported.stdout == f"{tmp_path / 'b'}: 0 MB, ready for: edgert chat {tmp_path / 'b'}\n"
+    assert exported.stderr == ""  # no progress bar where there is no terminal
+    answered = run("generate", tmp_path / "b", "-p", "the fox", "--max-tokens", "5")
+    assert answered.exit_code == 0 and answered.stdout.endswith("\n")
+
+
+def test_export_json_is_the_manifest(source, tmp_path):
+    result = run("export", source, tmp_path / "b", "--json", "--quant", "fp32", "--max-context", "64")
+    manifest = json.loads(result.stdout)
+    assert (manifest["quantization"]["scheme"], manifest["model"]["context"]) == ("fp32", 64)
+    assert result.stdout == open_bundle(tmp_path / "b").manifest.to_json()
+
+
+def test_generate_json_has_the_promised_keys(bundles):
+    result = json.loads(run("generate", bundles(), "-p", "the fox", "--max-tokens", "4", "--json").stdout)
+    assert list(result) == [
+        "text",
+        "token_ids",
+        "finish_reason",
+        "prompt_tokens",
+        "prefill_tokens_per_s",
+        "decode_tokens_per_s",
+        "time_to_first_token_s",
+    ]
+    assert len(result["token_ids"]) == 4 and result["finish_reason"] == "length"
+    assert result["prefill_tokens_per_s"] > 0 and result["decode_tokens_per_s"] > 0
+
+
+def test_generate_raw_skips_the_template(bundles):
+    chat, raw = (
+        json.loads(run("generate", bundles(), "-p", "fox", "--max-tokens", "1", "--json", *flags).stdout)
+        for flags in ((), ("--raw",))
+    )
+    assert raw["prompt_tokens"] < chat["prompt_tokens"]
+
+
+def test_generate_reads_the_prompt_from_standard_input(bundles):
+    piped = run("generate", bundles(), "-p", "-", "--max-tokens", "3", "--seed", "1", input="the fox")
+    assert (
+        piped.stdout == run("generate", bundles(), "-p", "the fox", "--max-tokens", "3", "--seed", "1").stdout
+    )
+
+
+def test_chat_answers_a_piped_prompt_and_exits(bundles):
+    result = run("chat", bundles(), "--max-tokens", "6", input="the fox\n")
+    assert result.exit_code == 0
+    assert result.stdout == run("generate", bundles(), "-p", "the fox", "--max-tokens", "6").stdout
+
+
+def test_info_shows_the_facts(bundles):
+    screen = run("info", bundles(), "--verify").stdout
+    assert "llama, 0 M parameters, 3 layers" in screen
+    assert "int8, blocks of 32 (head 16)" in screen
+    assert json.loads(run("info", bundles(), "--json").stdout)["format_version"] == 1
+
+
+def test_devices_name_the_detected_one_and_why():
+    table = json.loads(run("devices", "--json").stdout)
+    assert table["detected"] in [profile["name"] for profile in table["profiles"]]
+    assert table["reason"] in run("devices").stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["info", "nowhere"], 4, "no such bundle folder"),
+        (["generate", "nowhere", "-p", "x"], 4, "no such bundle folder"),
+        (["pull", "gpt-5"], 2, "unknown model 'gpt-5': choose one of smollm2-135m-instruct"),
+        (["export", "nowhere", "b"], 6, "no such file or folder"),
+    ],
+)
+def test_errors_are_one_line_and_an_exit_code(arguments, code, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = run(*arguments)
+    assert result.exit_code == code
+    assert result.stderr.startswith("edgert: ") and message in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["--temperature", "-1"], 2, "temperature must be a number between"),
+        (["--device", "toaster"], 5, "unknown device 'toaster'"),
+        (["--context", "9999"], 2, "between 1 and the bundle's 256"),
+        (["--context", "4"], 8, "the context holds 4"),
+    ],
+)
+def test_errors_of_a_request(bundles, arguments, code, message):
+    result = run("generate", bundles(), "-p", "the fox", *arguments)
+    assert (result.exit_code, result.stderr.count("\n")) == (code, 1)
+    assert message in result.stderr
+
+
+def test_a_missing_default_student_is_named_with_the_command():
+    result = run("chat", input="hello")
+    assert result.exit_code == 2
+    assert "The default student, smollm2-135m-instruct, is not in" in result.stderr
+    assert "edgert pull smollm2-135m-instruct" in result.stderr
+
+
+def test_a_missing_default_student_is_offered_on_a_terminal(monkeypatch, bundles):
+    monkeypatch.setattr(cli.sys, "stdin", Terminal())
+    monkeypatch.setattr(cli.click, "confirm", lambda *_, **__: True)
+    monkeypatch.setattr(cli, "_pull", lambda name: bundles() if name == home.DEFAULT_MODEL else None)
+    assert cli._default_bundle() == bundles()
+
+
+class Terminal:
+    def isatty(self):
+        return True
+
+
+def test_a_pulled_bundle_is_found_by_name(source):
+    run("export", source, home.bundle_folder("mine"))
+    assert run("info", "mine").stdout.startswith("name        mine\n")
+
+
+def test_help_teaches():
+    assert "edgert export CHECKPOINT BUNDLE" in run("--help").output
+    assert "0.6 suits R1 students" in " ".join(run("chat", "--help").output.split())

@@ -1,0 +1,73 @@
+"""Device profiles: shipped ones parse, a user's own is accepted by path, mistakes are named."""
+
+import itertools
+from importlib import resources
+
+import pytest
+
+from edgert import DeviceError, devices
+
+SHIPPED = resources.files("edgert.devices").joinpath("laptop-cpu.toml").read_text("utf-8")
+
+
+@pytest.mark.parametrize("name", devices.names())
+def test_every_shipped_profile_loads_under_its_own_name(name):
+    profile = devices.load(name)
+    assert profile.name == name and profile.title
+    assert profile.prefill_chunk > 0 and profile.context > 0
+
+
+@pytest.mark.parametrize("name", devices.names())
+def test_every_value_has_its_reason(name):
+    """A line that sets something is preceded by a comment, or follows another such line's comment."""
+    lines = resources.files("edgert.devices").joinpath(f"{name}.toml").read_text("utf-8").splitlines()
+    for before, line in itertools.pairwise(lines):
+        if "=" in line and not line.startswith(("#", "name", "title")):
+            assert before.startswith("#"), f"{name}.toml: no reason for: {line}"
+
+
+def test_detection_gives_a_reason():
+    found = devices.detect()
+    assert found.profile.name in devices.names()
+    assert "processors" in found.reason or "cores" in found.reason
+
+
+def test_threads_are_at_most_the_processors_allowed():
+    import os
+
+    assert 1 <= devices.physical_threads().count <= (os.cpu_count() or 1)
+
+
+def test_a_users_own_profile(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text(SHIPPED.replace('"laptop-cpu"', '"mine"').replace('threads = "physical"', "threads = 3"))
+    assert (devices.load(str(path)).name, devices.load(str(path)).threads) == ("mine", 3)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("context = 4096", "", "the profile lacks 'context'"),
+        ("context = 4096", "context = ]", "not valid TOML"),
+        ("bits = 8", "bits = 3", "bits must be 8"),
+        ("\nblock_size = 32", "\nblock_size = 33", "block sizes 16 to 256"),
+        ('"laptop-cpu"', '"My Laptop"', "name must be lower-case"),
+        ("[matmul]", "[gemm]", "the profile lacks 'matmul'"),
+    ],
+)
+def test_mistakes_in_a_profile_are_named(tmp_path, old, new, message):
+    assert old in SHIPPED
+    path = tmp_path / "mine.toml"
+    path.write_text(SHIPPED.replace(old, new))
+    with pytest.raises(DeviceError, match=message) as error:
+        devices.load(str(path))
+    assert str(path) in str(error.value)
+
+
+def test_a_provider_that_is_not_there_is_named(bundles, tmp_path):
+    import edgert
+
+    path = tmp_path / "mine.toml"
+    path.write_text(SHIPPED.replace("CPUExecutionProvider", "QNNExecutionProvider"))
+    with pytest.raises(DeviceError, match="needs QNNExecutionProvider"):
+        edgert.load(bundles(), device=str(path))

@@ -1,0 +1,193 @@
+"""What lands in a bundle, and what happens to a bundle when an export fails."""
+
+import hashlib
+import json
+import subprocess
+import sys
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+import tiny
+
+from edgert import BundleError, CheckpointError, UsageError, open_bundle
+from edgert.export import ExportOptions, export
+from edgert.export.forms import Int8Blocks
+
+
+def test_every_file_is_listed_with_its_size_and_hash(bundles):
+    bundle = open_bundle(bundles())
+    on_disk = {path.name for path in bundle.folder.iterdir()} - {"edgert.json"}
+    assert set(bundle.manifest.files) == on_disk
+    for name, facts in bundle.manifest.files.items():
+        data = bundle.path(name).read_bytes()
+        assert (len(data), hashlib.sha256(data).hexdigest()) == (facts.size, facts.sha256)
+    bundle.check_hashes()
+
+
+def test_manifest_holds_the_facts(bundles):
+    manifest = open_bundle(bundles("qwen2")).manifest
+    assert (manifest.model.family, manifest.model.num_kv_heads, manifest.model.tied_embeddings) == (
+        "qwen2",
+        2,
+        False,
+    )
+    assert manifest.model.parameters == sum(
+        int(np.prod(shape)) for shape in tiny.shapes(tiny.Tiny("qwen2").config).values()
+    )
+    assert (manifest.quantization.scheme, manifest.quantization.block_size) == ("int8", 32)
+    assert manifest.devices == ("laptop-cpu",)
+    assert manifest.generation.eos_token_ids == (1,)
+
+
+def test_one_flipped_byte_is_noticed(bundles, tmp_path):
+    export_copy(bundles(), tmp_path / "b")
+    path = tmp_path / "b" / "model.onnx.data"
+    data = bytearray(path.read_bytes())
+    data[1234] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(BundleError, match="model.onnx.data: damaged"):
+        open_bundle(tmp_path / "b").check_hashes()
+
+
+def export_copy(bundle, folder):
+    import shutil
+
+    shutil.copytree(bundle, folder)
+
+
+def test_a_truncated_file_is_noticed_when_opened(bundles, tmp_path):
+    export_copy(bundles(), tmp_path / "b")
+    path = tmp_path / "b" / "model.onnx.data"
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(BundleError, match="model.onnx.data: .* bytes instead of"):
+        open_bundle(tmp_path / "b")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "not a valid manifest"),
+        ("{}", "not a valid manifest"),
+        ('{"format_version": 99}', "bundle format 99"),
+    ],
+)
+def test_a_foreign_manifest_is_refused(bundles, tmp_path, text, message):
+    export_copy(bundles(), tmp_path / "b")
+    (tmp_path / "b" / "edgert.json").write_text(text)
+    with pytest.raises(BundleError, match=message):
+        open_bundle(tmp_path / "b")
+
+
+def test_a_manifest_cannot_name_files_outside_the_bundle(bundles, tmp_path):
+    export_copy(bundles(), tmp_path / "b")
+    path = tmp_path / "b" / "edgert.json"
+    path.write_text(path.read_text().replace('"tokenizer.json"', '"../tokenizer.json"'))
+    with pytest.raises(BundleError, match="leaves the bundle"):
+        open_bundle(tmp_path / "b")
+
+
+def initializers(bundle, graph):
+    model = ir.load(bundle / graph)
+    return {name: value.const_value for name, value in model.graph.initializers.items()}
+
+
+@pytest.mark.parametrize("quant", ["int8", "fp32"])
+def test_tied_tables_are_stored_once(bundles, quant):
+    tensors = initializers(bundles("llama", quant), "model.onnx")
+    tables = {n: t for n, t in tensors.items() if n.startswith("embedding.")}
+    piece = "codes" if quant == "int8" else "weights"
+    table, matrix = tables[f"embedding.table.{piece}"], tables[f"embedding.matrix.{piece}"]
+    assert (table.offset, table.length) == (matrix.offset, matrix.length)
+
+
+def test_untied_tables_are_both_stored(bundles):
+    tensors = initializers(bundles("qwen2"), "model.onnx")
+    assert tensors["embedding.table.codes"].offset != tensors["head.matrix.codes"].offset
+
+
+def test_both_graphs_share_all_weights(bundles):
+    ours, genai = (initializers(bundles(), graph) for graph in ("model.onnx", "genai.onnx"))
+    external = {n: (t.offset, t.length) for n, t in ours.items() if isinstance(t, ir.ExternalTensor)}
+    assert external == {n: (t.offset, t.length) for n, t in genai.items() if isinstance(t, ir.ExternalTensor)}
+    assert all(offset % 4096 == 0 for offset, _ in external.values())
+
+
+def test_int8_codes_are_within_half_a_step():
+    rows = np.random.default_rng(0).normal(size=(7, 64)).astype(np.float32)
+    rows[3] = 0
+    codes, scales = Int8Blocks(32, 4).encode(rows)
+    decoded = (codes.astype(np.float32) - 128) * scales[..., None]
+    assert (np.abs(decoded.reshape(7, 64) - rows) <= np.repeat(scales, 32, axis=1) * 0.5001).all()
+    assert codes.min() >= 1 and (codes[3] == 128).all()
+
+
+def test_an_existing_bundle_is_kept_unless_forced(checkpoints, tmp_path):
+    folder = tmp_path / "b"
+    export(checkpoints("llama"), folder)
+    before = (folder / "edgert.json").read_text()
+    with pytest.raises(UsageError, match="exists already.*--force"):
+        export(checkpoints("qwen2"), folder)
+    assert (folder / "edgert.json").read_text() == before
+    export(checkpoints("qwen2"), folder, ExportOptions(force=True))
+    assert open_bundle(folder).manifest.model.family == "qwen2"
+
+
+def test_force_never_removes_a_folder_that_is_not_a_bundle(checkpoints, tmp_path):
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter.txt").write_text("years of work")
+    with pytest.raises(UsageError, match="is not a bundle"):
+        export(checkpoints("llama"), tmp_path / "thesis", ExportOptions(force=True))
+    assert (tmp_path / "thesis" / "chapter.txt").exists()
+
+
+def test_a_failed_export_leaves_the_old_bundle_and_no_rubbish(checkpoints, tmp_path):
+    folder = tmp_path / "b"
+    export(checkpoints("llama"), folder)
+    source = tiny.write(tmp_path / "odd", tiny.Tiny(overrides={"intermediate_size": 100}))
+    with pytest.raises(CheckpointError, match=r"'layers.0.down' has 100 columns, not a multiple of 32"):
+        export(source, folder, ExportOptions(force=True))
+    assert open_bundle(folder).manifest.name == "b"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["b", "odd"]
+
+
+def test_progress_reaches_the_end(checkpoints, tmp_path):
+    seen = []
+    export(checkpoints("llama"), tmp_path / "b", progress=lambda done, total: seen.append((done, total)))
+    assert seen == sorted(seen) and seen[-1][0] == seen[-1][1]
+
+
+@pytest.mark.parametrize("asked", [0, 257])
+def test_context_is_bounded_by_the_model(checkpoints, tmp_path, asked):
+    with pytest.raises(UsageError, match="between 1 and the model's 256"):
+        export(checkpoints("llama"), tmp_path / "b", ExportOptions(max_context=asked))
+
+
+def test_max_context_bounds_the_bundle(checkpoints, tmp_path):
+    bundle = export(checkpoints("llama"), tmp_path / "b", ExportOptions(max_context=100))
+    assert bundle.manifest.model.context == 100
+    assert json.loads(bundle.path("genai_config.json").read_text())["model"]["context_length"] == 100
+
+
+PEAK = """
+import sys
+from pathlib import Path
+from edgert.export import export
+export(Path(sys.argv[1]), Path(sys.argv[2]))
+status = Path("/proc/self/status").read_text()
+print(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM")))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/status")
+def test_peak_memory_does_not_grow_with_the_model(tmp_path):
+    """Eight times the weights, the same peak within a few chunks."""
+    peaks = []
+    for layers in (2, 16):
+        overrides = {"hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": layers}
+        source = tiny.write(tmp_path / f"c{layers}", tiny.Tiny(overrides=overrides, dtype="bfloat16"))
+        command = [sys.executable, "-c", PEAK, str(source), str(tmp_path / f"b{layers}")]
+        peaks.append(int(subprocess.run(command, capture_output=True, text=True, check=True).stdout) // 1024)
+    weights = (tmp_path / "c16" / "model.safetensors").stat().st_size >> 20
+    assert weights > 100
+    assert peaks[1] - peaks[0] < weights // 4, f"{peaks} MB at peak, {weights} MB of weights"

