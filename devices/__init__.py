@@ -11,7 +11,7 @@ import platform
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -21,19 +21,18 @@ from edgert.errors import DeviceError
 __all__ = ["Detection", "DeviceProfile", "MatMulForm", "Threads", "detect", "load", "names"]
 
 DEFAULT = "laptop-cpu"
+MATRICES = ("qkv", "o", "gate", "up", "down", "head")
 
 
 @dataclass(frozen=True)
 class MatMulForm:
-    """How weight matrices are stored for a device: bits per weight, weights per scale, kernel level.
-
-    `head_block_size` is for the token embedding and the output head.
+    """How weight matrices are stored for a device: bits per weight, kernel level, and weights per scale of
+    each kind of matrix (`head` stands for the token embedding, too).
     """
 
     bits: int
-    block_size: int
-    head_block_size: int
     accuracy_level: int
+    block_size: Mapping[str, int]
 
 
 @dataclass(frozen=True)
@@ -128,10 +127,7 @@ def _parse(text: str, source: str) -> DeviceProfile:
 
 
 def _profile(table: Mapping[str, Any]) -> DeviceProfile:
-    matmul = table["matmul"]
-    form = MatMulForm(**{field.name: int(matmul[field.name]) for field in fields(MatMulForm)})
-    if form.bits != 8 or not {form.block_size, form.head_block_size} <= {16, 32, 64, 128, 256}:
-        raise ValueError(f"matmul: bits must be 8 and block sizes 16 to 256 in powers of two, not {matmul}")
+    form = _matmul_form(table["matmul"])
     if not re.fullmatch(r"[a-z0-9-]+", table["name"]):
         raise ValueError(f"name must be lower-case letters, digits and dashes: {table['name']!r}")
     threads = table["threads"]
@@ -145,3 +141,13 @@ def _profile(table: Mapping[str, Any]) -> DeviceProfile:
         provider=table["provider"]["name"],
         matmul=form,
     )
+
+
+def _matmul_form(table: Mapping[str, Any]) -> MatMulForm:
+    if table["bits"] != 8:
+        raise ValueError(f"matmul.bits must be 8, not {table['bits']!r}")
+    sizes = {kind: table["block_size"][kind] for kind in MATRICES}
+    for kind, size in sizes.items():
+        if size not in (16, 32, 64, 128, 256):
+            raise ValueError(f"matmul.block_size.{kind} must be 16, 32, 64, 128 or 256, not {size!r}")
+    return MatMulForm(8, int(table["accuracy_level"]), sizes)

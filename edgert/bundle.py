@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -52,12 +52,11 @@ class ModelFacts:
 
 @dataclass(frozen=True)
 class Quantization:
-    """How the weights are stored. Block sizes (weights per scale) and `accuracy_level` are 0 for fp32."""
+    """How the weights are stored: weights per scale of each kind of matrix (none for fp32)."""
 
     scheme: str
     bits: int
-    block_size: int = 0
-    head_block_size: int = 0
+    block_size: Mapping[str, int] = field(default_factory=dict)
     accuracy_level: int = 0
 
 
@@ -194,5 +193,5 @@ def _manifest(table: Mapping[str, Any]) -> Manifest:
 
 def _facts(kind: type[Facts], table: Mapping[str, Any]) -> Facts:
     """A dataclass from a JSON object; fields that a later edgert may add are left alone."""
-    known = {field.name for field in fields(kind)}  # type: ignore[arg-type]
+    known = {known.name for known in fields(kind)}  # type: ignore[arg-type]
     return kind(**{key: value for key, value in table.items() if key in known})

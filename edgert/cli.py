@@ -246,7 +246,7 @@ def info(bundle: str, verify: bool, as_json: bool) -> None:
 
 def _info_text(bundle: Bundle) -> str:
     manifest, model, quant = bundle.manifest, bundle.manifest.model, bundle.manifest.quantization
-    blocks = f", blocks of {quant.block_size} (head {quant.head_block_size})" if quant.block_size else ""
+    blocks = ", ".join(f"{kind} {size}" for kind, size in quant.block_size.items())
     rows = [
         ("name", manifest.name),
         ("model", f"{model.family}, {model.parameters / 1e6:.0f} M parameters, {model.num_layers} layers"),
@@ -254,7 +254,7 @@ def _info_text(bundle: Bundle) -> str:
             "context",
             f"up to {model.context} tokens, {_kv_bytes(bundle) * 1000 / 1e6:.1f} MB of KV cache per 1,000",
         ),
-        ("weights", f"{quant.scheme}{blocks}"),
+        ("weights", f"{quant.scheme}, weights per scale: {blocks}" if blocks else quant.scheme),
         ("devices", ", ".join(manifest.devices)),
         ("origin", f"{manifest.origin.source}, licence {manifest.origin.license or 'not stated'}"),
         ("defaults", f"temperature {manifest.generation.temperature}, top_p {manifest.generation.top_p}"),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -10,7 +11,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from edgert.bundle import Quantization
-from edgert.devices import MatMulForm
+from edgert.devices import MATRICES, MatMulForm
 
 from .checkpoint import FloatArray
 from .graph import MICROSOFT
@@ -40,8 +41,8 @@ class Call:
 class Form(Protocol):
     """A storage form. Codes come a chunk of rows at a time, so that no matrix is ever whole in memory."""
 
-    def check(self, name: str, shape: tuple[int, int]) -> None:
-        """Raise ValueError if a matrix can't be stored this way."""
+    def fitted(self, columns: int) -> Form:
+        """The form for matrices of so many columns. Raises ValueError if they can't be stored this way."""
         ...
 
     def encode(self, rows: FloatArray) -> tuple[Array, ...]:
@@ -68,9 +69,14 @@ class Int8Blocks:
     block_size: int
     accuracy_level: int
 
-    def check(self, name: str, shape: tuple[int, int]) -> None:
-        if shape[1] % self.block_size:
-            raise ValueError(f"matrix '{name}' has {shape[1]} columns, not a multiple of {self.block_size}")
+    def fitted(self, columns: int) -> Int8Blocks:
+        """Blocks must fill a row: the next smaller size that does."""
+        size = self.block_size
+        while columns % size:
+            size //= 2
+        if size < 16:
+            raise ValueError(f"{columns} columns are not a multiple of 16")
+        return replace(self, block_size=size)
 
     def encode(self, rows: FloatArray) -> tuple[Array, ...]:
         blocks = rows.reshape(rows.shape[0], -1, self.block_size)
@@ -107,8 +113,9 @@ class Int8Blocks:
 class Float32:
     """Plain float32 rows: the reference that quantized bundles are judged against."""
 
-    def check(self, name: str, shape: tuple[int, int]) -> None:
-        del name, shape
+    def fitted(self, columns: int) -> Float32:
+        del columns
+        return self
 
     def encode(self, rows: FloatArray) -> tuple[Array, ...]:
         return (rows,)
@@ -123,24 +130,22 @@ class Float32:
 
 @dataclass(frozen=True)
 class Recipe:
-    """Which form each matrix takes: one for the layers, one for the embedding and the head."""
+    """Which form each kind of matrix takes (`devices.MATRICES`), and a description of it."""
 
-    layers: Form
-    head: Form
+    forms: Mapping[str, Form]
     quantization: Quantization
 
     def form(self, matrix: str) -> Form:
-        return self.layers if matrix.startswith("layers.") else self.head
+        """The form of `layers.3.qkv`, `embedding` or `head`; the embedding takes the head's."""
+        kind = matrix.rpartition(".")[2]
+        return self.forms["head" if kind == "embedding" else kind]
 
 
 def fp32() -> Recipe:
-    return Recipe(Float32(), Float32(), Quantization("fp32", 32))
+    return Recipe(dict.fromkeys(MATRICES, Float32()), Quantization("fp32", 32))
 
 
 def int8(form: MatMulForm) -> Recipe:
     """8 bits everywhere, in the blocks that a device profile asks for."""
-    return Recipe(
-        Int8Blocks(form.block_size, form.accuracy_level),
-        Int8Blocks(form.head_block_size, form.accuracy_level),
-        Quantization("int8", form.bits, form.block_size, form.head_block_size, form.accuracy_level),
-    )
+    forms = {kind: Int8Blocks(size, form.accuracy_level) for kind, size in form.block_size.items()}
+    return Recipe(forms, Quantization("int8", form.bits, form.block_size, form.accuracy_level))

@@ -32,10 +32,17 @@ def lower(model: ir.Model, matrices: Mapping[str, Matrix], recipe: Recipe) -> li
     for node in list(model.graph):
         if node.domain == ABSTRACT:
             name = node.attributes.get_string("matrix")
-            form = recipe.form(name)
-            form.check(name, matrices[name].shape)
+            form = fitted(recipe, name, matrices[name])
             slots += _replace(model.graph, node, name, matrices[name].shape, form)
     return slots
+
+
+def fitted(recipe: Recipe, name: str, matrix: Matrix) -> Form:
+    """The form a matrix takes under a recipe. Raises ValueError naming the matrix."""
+    try:
+        return recipe.form(name).fitted(matrix.shape[1])
+    except ValueError as error:
+        raise ValueError(f"matrix '{name}': {error}") from error
 
 
 def _replace(graph: ir.Graph, node: ir.Node, matrix: str, shape: tuple[int, int], form: Form) -> list[Slot]:

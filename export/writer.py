@@ -38,7 +38,7 @@ from .datafile import DataFile, Extent, write_matrix
 from .forms import Recipe
 from .genai import genai_config
 from .graph import Feeds, build
-from .lower import Slot, lower
+from .lower import Slot, fitted, lower
 from .matrix import Matrix, matrices
 
 INLINE_BYTES = 1024  # smaller constants live in the graph, where shape inference can see them
@@ -128,7 +128,7 @@ def _write_weights(
 
     extents: dict[tuple[str, str], Extent] = {}
     for name, wanted in pieces.items():
-        written = write_matrix(data, named[name], recipe.form(name), tuple(wanted), advance)
+        written = write_matrix(data, named[name], fitted(recipe, name, named[name]), tuple(wanted), advance)
         extents |= {(name, piece): extent for piece, extent in written.items()}
     return extents
 

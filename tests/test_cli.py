@@ -74,7 +74,7 @@ def test_chat_answers_a_piped_prompt_and_exits(bundles):
 def test_info_shows_the_facts(bundles):
     screen = run("info", bundles(), "--verify").stdout
     assert "llama, 0 M parameters, 3 layers" in screen
-    assert "int8, blocks of 32 (head 16)" in screen
+    assert "int8, weights per scale: qkv 16, o 64, gate 64, up 64, down 32, head 16" in screen
     assert json.loads(run("info", bundles(), "--json").stdout)["format_version"] == 1
 
 

@@ -49,10 +49,10 @@ def test_a_users_own_profile(tmp_path):
     [
         ("context = 4096", "", "the profile lacks 'context'"),
         ("context = 4096", "context = ]", "not valid TOML"),
-        ("bits = 8", "bits = 3", "bits must be 8"),
-        ("\nblock_size = 32", "\nblock_size = 33", "block sizes 16 to 256"),
+        ("bits = 8", "bits = 3", "matmul.bits must be 8"),
+        ("down = 32", "down = 33", "block_size.down must be 16, 32"),
         ('"laptop-cpu"', '"My Laptop"', "name must be lower-case"),
-        ("[matmul]", "[gemm]", "the profile lacks 'matmul'"),
+        ("[matmul]", "[gemm]", "the profile lacks 'bits'"),
     ],
 )
 def test_mistakes_in_a_profile_are_named(tmp_path, old, new, message):

