@@ -48,14 +48,14 @@ def export(
     """
     options = options or ExportOptions()
     require_extra()
-    from . import checkpoint as checkpoints  # after the check
+    from . import source as sources  # after the check
     from . import writer
 
     if options.via == "optimum":
         raise UsageError("--via optimum is not built yet: use auto or direct")
     profile = devices.load(options.device or devices.DEFAULT)
     with writer.written_aside(folder, force=options.force) as aside:
-        checkpoint = checkpoints.open_checkpoint(source)
+        checkpoint = sources.open_checkpoint(source)
         context = _context(options.max_context, checkpoint.spec.max_context)
         recipe = _recipe(options.quant, profile)
         plan = writer.Plan(options.name or folder.name, recipe, profile.name, context)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -70,20 +70,10 @@ class Checkpoint:
         return tensor.rows(0, tensor.shape[0])
 
 
-def open_checkpoint(source: Path) -> Checkpoint:
-    """Open a Hugging Face folder or a GGUF file and check its tensors. Raises CheckpointError."""
-    from . import gguf, huggingface  # both build Checkpoints
-
-    if source.is_dir():
-        checkpoint = huggingface.open_folder(source)
-    elif source.is_file() and source.suffix == ".gguf":
-        checkpoint = gguf.open_file(source)
-    elif source.exists():
-        raise CheckpointError(f"{source}: expected a Hugging Face folder or a .gguf file")
-    else:
-        raise CheckpointError(f"{source}: no such file or folder")
-    check_tensors(checkpoint.spec, {name: t.shape for name, t in checkpoint.tensors.items()}, source)
-    return checkpoint
+def row_ranges(rows: int, step: int) -> Iterator[tuple[int, int]]:
+    """Start and stop of each chunk of at most `step` rows."""
+    for start in range(0, rows, step):
+        yield start, min(start + step, rows)
 
 
 def check_tensors(spec: ModelSpec, found: Mapping[str, tuple[int, ...]], source: Path) -> None:

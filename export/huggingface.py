@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from edgert.bundle import GenerationDefaults, Origin
 from edgert.errors import CheckpointError
 
-from .checkpoint import Checkpoint, FloatArray, RowSlice, StoredTensor, TokenizerFiles
+from .checkpoint import Checkpoint, FloatArray, RowSlice, StoredTensor, TokenizerFiles, row_ranges
 from .families import FAMILIES, spec_from_config
 from .spec import ModelSpec
 
@@ -168,23 +168,19 @@ def _check_tied_head(spec: ModelSpec, tensors: dict[str, StoredTensor], folder: 
     """A tied model may store its head a second time, but not a different one."""
     if not spec.tied_embeddings or "head.weight" not in tensors:
         return
-    head, embedding = tensors.pop("head.weight"), tensors.get("embedding.weight")
-    if embedding is None or head.shape != embedding.shape:
-        same = False
-    else:
-        step = 4096
-        same = all(
-            np.array_equal(head.rows(row, row + step), embedding.rows(row, row + step))
-            for row in range(0, head.shape[0] // step * step, step)
-        ) and np.array_equal(
-            head.rows(head.shape[0] // step * step, head.shape[0]),
-            embedding.rows(head.shape[0] // step * step, head.shape[0]),
-        )
-    if not same:
+    if not _same(tensors.pop("head.weight"), tensors.get("embedding.weight")):
         raise CheckpointError(
             f"{folder}: config.json ties the embeddings, but lm_head.weight differs from "
             "model.embed_tokens.weight: set tie_word_embeddings to false or drop lm_head.weight"
         )
+
+
+def _same(a: StoredTensor, b: StoredTensor | None) -> bool:
+    """Bit for bit, a few rows at a time."""
+    if b is None or a.shape != b.shape:
+        return False
+    ranges = row_ranges(a.shape[0], 4096)
+    return all(np.array_equal(a.rows(start, stop), b.rows(start, stop)) for start, stop in ranges)
 
 
 def _tokenizer_files(folder: Path) -> TokenizerFiles:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .checkpoint import Checkpoint, FloatArray, StoredTensor
+from .checkpoint import Checkpoint, FloatArray, StoredTensor, row_ranges
 
 CHUNK_WEIGHTS = 1 << 20  # 4 MB of float32 at a time: stays in cache while it is quantized
 
@@ -30,8 +30,8 @@ class Matrix:
         """Tensor and row range of each chunk, in order."""
         step = max(1, CHUNK_WEIGHTS // self.shape[1])
         for part in self.parts:
-            for start in range(0, part.shape[0], step):
-                yield part, start, min(start + step, part.shape[0])
+            for start, stop in row_ranges(part.shape[0], step):
+                yield part, start, stop
 
     def read(self) -> FloatArray:
         """The whole matrix, for small ones and tests."""

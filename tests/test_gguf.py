@@ -11,8 +11,8 @@ from tokenizers import Tokenizer
 from edgert import load
 from edgert.errors import CheckpointError
 from edgert.export import ExportOptions, export
-from edgert.export.checkpoint import open_checkpoint
 from edgert.export.gguf_tokenizer import rebuild
+from edgert.export.source import open_checkpoint
 
 IDS = np.random.default_rng(3).integers(5, tiny.VOCAB, 40).tolist()
 TYPES = gguf.GGMLQuantizationType
