@@ -211,6 +211,7 @@ def pull(*, name: str, show: bool, quant: str, device: str | None, force: bool) 
 
 def _pull(name: str, quant: str = "int8", device: str | None = None, force: bool = False) -> Path:
     """The bundle of a catalog entry, made if it isn't there. Raises UsageError if another one is."""
+    from edgert import export as exporter
     from edgert.bundle import open_bundle
     from edgert.export import catalog
     from edgert.export import pull as pulling
@@ -223,6 +224,7 @@ def _pull(name: str, quant: str = "int8", device: str | None = None, force: bool
             kind = f"{made.quantization.scheme} for {', '.join(made.devices)}"
             raise UsageError(f"{name} is there already as {kind}: --force replaces it")
         return folder
+    exporter.require_extra()  # before a download that would be of no use without it
     click.echo(f"Pulling {name} ({entry.license}) from {entry.source} …", err=True)
     checkpoint = pulling.pull(entry, home.checkpoint_folder(name))
     click.echo(f"Exporting {checkpoint} to {folder} …", err=True)
