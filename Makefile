@@ -9,7 +9,7 @@ PIP := $(BIN)/pip --disable-pip-version-check --quiet
 .PHONY: chat test test-parity check bench clean
 
 chat: $(VENV)/export.stamp
-	@$(BIN)/edgert pull smollm2-135m-instruct >&2
+	@$(BIN)/edgert pull smollm2-135m-instruct > /dev/null
 	@$(BIN)/edgert chat
 
 test: $(VENV)/test.stamp

@@ -59,7 +59,7 @@ class Detection:
 
 @dataclass(frozen=True)
 class Threads:
-    """How many threads to compute with on this machine and why."""
+    """How many threads to compute with on this machine and why; 0 leaves it to onnxruntime."""
 
     count: int
     reason: str
@@ -79,7 +79,10 @@ def load(name: str) -> DeviceProfile:
         return _parse(resources.files(__name__).joinpath(f"{name}.toml").read_text("utf-8"), name)
     path = Path(name)
     if path.suffix == ".toml" and path.is_file():
-        return _parse(path.read_text("utf-8"), str(path))
+        try:
+            return _parse(path.read_text("utf-8"), str(path))
+        except (OSError, UnicodeDecodeError) as error:
+            raise DeviceError(f"{path}: {error}") from error
     raise DeviceError(f"unknown device '{name}': choose one of {', '.join(names())}, or give a .toml file")
 
 
@@ -91,13 +94,22 @@ def detect() -> Detection:
 
 def physical_threads() -> Threads:
     """One thread per physical core this process may run on."""
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     cores = _linux_physical_cores()
     if cores is None:
-        return Threads(allowed, f"{allowed} processors")
-    if cores < allowed:
-        return Threads(cores, f"{cores} physical cores of {allowed} processors")
-    return Threads(allowed, f"{allowed} physical cores")
+        return Threads(0, "one thread per physical core, as onnxruntime counts them")
+    quota = _linux_cpu_quota()
+    if quota is not None and quota < cores:
+        return Threads(quota, f"a quota of {quota} of {cores} physical cores")
+    return Threads(cores, f"{cores} physical cores of {len(os.sched_getaffinity(0))} processors")
+
+
+def _linux_cpu_quota() -> int | None:
+    """Processors a container may use (cgroup v2), rounded up; None if it may use all."""
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text("ascii").split()
+        return None if quota == "max" else max(1, -(-int(quota) // int(period)))
+    except (OSError, ValueError):
+        return None
 
 
 def _linux_physical_cores() -> int | None:
@@ -131,6 +143,9 @@ def _profile(table: Mapping[str, Any]) -> DeviceProfile:
     if not re.fullmatch(r"[a-z0-9-]+", table["name"]):
         raise ValueError(f"name must be lower-case letters, digits and dashes: {table['name']!r}")
     threads = table["threads"]
+    for name in ("context", "prefill_chunk"):
+        if not isinstance(table[name], int) or table[name] < 1:
+            raise ValueError(f"{name} must be a whole number of at least 1, not {table[name]!r}")
     return DeviceProfile(
         name=table["name"],
         title=table["title"],

@@ -55,7 +55,10 @@ class Chunk:
 
 @dataclass(frozen=True)
 class Reply:
-    """A whole answer; `tokens` carry log-probabilities where they were asked for."""
+    """A whole answer; `tokens` carry log-probabilities where they were asked for.
+
+    After a stop string, `tokens` include those that spelled it, `text` does not.
+    """
 
     text: str
     tokens: tuple[SampledToken, ...]
@@ -91,6 +94,13 @@ class Stopwatch:
             decode_steps=self._steps,
             decode_s=now - self._first,
         )
+
+
+def cut_notice(timings: Timings, context: int) -> str:
+    """A line for people: why an answer stopped before its end."""
+    if timings.prompt_tokens + timings.answer_tokens >= context:
+        return f"(cut off: the context of {context} tokens is full; --context makes it larger)"
+    return f"(cut off after {timings.answer_tokens} tokens, as asked)"
 
 
 def join(chunks: Iterable[Chunk]) -> Reply:

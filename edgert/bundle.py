@@ -15,9 +15,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_type_hints
 
 from edgert.errors import BundleError
 
@@ -32,6 +32,7 @@ TOKENIZER_CONFIG = "tokenizer_config.json"
 CHAT_TEMPLATE = "chat_template.jinja"
 
 Facts = TypeVar("Facts")
+SIMPLE: Mapping[Any, tuple[type, ...]] = {int: (int,), float: (int, float), str: (str,), bool: (bool,)}
 
 
 @dataclass(frozen=True)
@@ -62,10 +63,16 @@ class Quantization:
 
 @dataclass(frozen=True)
 class GenerationDefaults:
-    """The model's own sampling settings and special tokens. `temperature` 0 is greedy, `top_k` 0 is off."""
+    """The model's own sampling settings and special tokens. `temperature` 0 is greedy, `top_k` 0 is off.
+
+    Every one of `eos_token_ids` ends an answer; `bos_token` and `eos_token` are the texts that the chat
+    template may spell out.
+    """
 
     eos_token_ids: tuple[int, ...]
     bos_token_id: int | None = None
+    bos_token: str = ""
+    eos_token: str = ""
     add_bos: bool = False
     temperature: float = 0.0
     top_k: int = 0
@@ -119,8 +126,11 @@ class Bundle:
         return self.folder / name
 
     def text(self, name: str) -> str | None:
-        """Content of a text file, None if the bundle has none of that name."""
-        return self.path(name).read_text("utf-8") if name in self.manifest.files else None
+        """Content of a text file, None if the bundle has none of that name. Raises BundleError."""
+        try:
+            return self.path(name).read_text("utf-8") if name in self.manifest.files else None
+        except UnicodeDecodeError as error:
+            raise BundleError(f"{self.path(name)}: damaged, no text; export or pull it again") from error
 
     @property
     def size(self) -> int:
@@ -132,23 +142,27 @@ class Bundle:
         for name, facts in self.manifest.files.items():
             found = file_facts(self.path(name))
             if found.sha256 != facts.sha256:
-                raise BundleError(f"{self.path(name)}: damaged (another SHA-256); export it again")
+                raise BundleError(f"{self.path(name)}: damaged (another SHA-256); export or pull it again")
 
 
 def open_bundle(folder: Path) -> Bundle:
     """Read the manifest and check that every file is there with its size. Raises BundleError."""
     if not folder.is_dir():
-        raise BundleError(f"{folder}: no such bundle folder; `edgert export CHECKPOINT {folder}` makes one")
+        raise BundleError(
+            f"{folder}: no such bundle; make one with `edgert export`, or `edgert pull` a student by name"
+        )
     path = folder / MANIFEST
     if not path.exists():
-        raise BundleError(f"{folder}: not a bundle ({MANIFEST} is missing); make one with `edgert export`")
+        raise BundleError(f"{folder}: a folder, but no bundle; `edgert export {folder} BUNDLE` may make one")
     bundle = Bundle(folder, _read_manifest(path))
     for name, facts in bundle.manifest.files.items():
         if not bundle.path(name).is_file():
-            raise BundleError(f"{bundle.path(name)}: missing from the bundle; export it again")
+            raise BundleError(f"{bundle.path(name)}: missing from the bundle; export or pull it again")
         size = bundle.path(name).stat().st_size
         if size != facts.size:
-            raise BundleError(f"{bundle.path(name)}: {size} bytes instead of {facts.size}; export it again")
+            raise BundleError(
+                f"{bundle.path(name)}: {size} bytes instead of {facts.size}; export or pull it again"
+            )
     return bundle
 
 
@@ -169,7 +183,7 @@ def _read_manifest(path: Path) -> Manifest:
                 "update edgert or export again"
             )
         return _manifest(table)
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise BundleError(f"{path}: not a valid manifest ({type(error).__name__}: {error})") from error
 
 
@@ -193,5 +207,9 @@ def _manifest(table: Mapping[str, Any]) -> Manifest:
 
 def _facts(kind: type[Facts], table: Mapping[str, Any]) -> Facts:
     """A dataclass from a JSON object; fields that a later edgert may add are left alone."""
-    known = {known.name for known in fields(kind)}  # type: ignore[arg-type]
-    return kind(**{key: value for key, value in table.items() if key in known})
+    hints = get_type_hints(kind)
+    for key, value in table.items():
+        wanted = SIMPLE.get(hints.get(key))
+        if wanted and not isinstance(value, wanted):
+            raise TypeError(f"'{key}' can't be {value!r}")
+    return kind(**{key: value for key, value in table.items() if key in hints})

@@ -11,7 +11,7 @@ from typing import cast
 import click
 
 from edgert import conversation as conversations
-from edgert.answer import Timings
+from edgert.answer import Chunk, Timings, cut_notice
 from edgert.conversation import Conversation
 from edgert.errors import EdgertError, UsageError
 from edgert.model import Model, Options
@@ -73,6 +73,7 @@ class Chat:
                 timings = chunk.timings
                 click.echo(chunk.text, nl=False)
             click.echo()
+            self._say_if_cut(chunk)
         except KeyboardInterrupt:
             click.echo("  (stopped)")
         except EdgertError:
@@ -81,6 +82,10 @@ class Chat:
         self._conversation.answer("".join(shown))
         return timings
 
+    def _say_if_cut(self, last: Chunk) -> None:
+        if last.finish_reason == "length":
+            click.echo(cut_notice(last.timings, self._model.context), err=True)
+
     def _handle(self, line: str) -> None:
         if not line.strip():
             return
@@ -88,12 +93,17 @@ class Chat:
             self.answer(line)
             return
         name, _, argument = line[1:].strip().partition(" ")
-        if name not in self._commands:
+        if name.lower() not in self._commands:
             raise UsageError(f"unknown command '/{name}': /help lists them; start with a space to ask it")
-        self._commands[name](argument.strip())
+        self._commands[name.lower()](argument.strip())
 
     def _retry(self, _: str) -> None:
-        self.answer(self._conversation.take_back_question())
+        before = list(self._conversation.turns)
+        try:
+            self.answer(self._conversation.take_back_question())
+        except EdgertError:
+            self._conversation.turns = before
+            raise
 
     def _clear(self, _: str) -> None:
         self._conversation.turns.clear()
@@ -122,8 +132,8 @@ class Chat:
             return
         try:
             value = ast.literal_eval(text.strip())
-        except (ValueError, SyntaxError) as error:
-            raise UsageError(f"/set {name} needs a value, as in: /set temperature 0.6") from error
+        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as error:
+            raise UsageError(f"/set {name} needs a Python value, such as 0.6, ['END'] or None") from error
         changed = cast(Options, {**self._options, name: value})
         self._model.request(**changed)  # refuses what can't be
         self._options = changed
@@ -161,4 +171,7 @@ def _read_question() -> str | None:
 def _path(name: str, command: str) -> Path:
     if not name:
         raise UsageError(f"{command} needs a file name")
-    return Path(name).expanduser()
+    try:
+        return Path(name).expanduser()
+    except RuntimeError as error:  # no such user
+        raise UsageError(f"{command} {name}: {error}") from error

@@ -3,36 +3,24 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
-from edgert import __version__, home
-from edgert.errors import EdgertError, UsageError
+from edgert import __version__, console, home
+from edgert.errors import BundleError, UsageError
+from edgert.options import model_options, sampling_options
 
 if TYPE_CHECKING:
-    from edgert.bundle import Bundle
+    from edgert.bundle import Bundle, Manifest
     from edgert.model import Model, Options
 
-Command = TypeVar("Command", bound=Callable[..., Any])
 
-
-class Group(click.Group):
-    """Turns edgert's own errors into one line and their exit code, in this one place."""
-
-    def invoke(self, ctx: click.Context) -> Any:
-        try:
-            return super().invoke(ctx)
-        except EdgertError as error:
-            click.echo(f"edgert: {error}", err=True)
-            ctx.exit(error.exit_code)
-
-
-@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=console.Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="edgert")
 def main() -> None:
     """Chat with your own distilled student on a small machine.
@@ -42,47 +30,10 @@ def main() -> None:
     edgert export CHECKPOINT BUNDLE    make an int8 bundle of your own (on the dev machine)
     edgert chat BUNDLE                 talk to it (anywhere)
     """
+    console.speak_utf8()
 
 
-def sampling_options(command: Command) -> Command:
-    """Options of `chat` and `generate`; what isn't given stays the model's own default."""
-    for option in reversed(
-        (
-            click.option(
-                "--max-tokens", type=click.IntRange(1), help="Longest answer; the default fills the context."
-            ),
-            click.option(
-                "--temperature", type=float, help="0 always takes the likeliest token; 0.6 suits R1 students."
-            ),
-            click.option(
-                "--top-p", type=float, help="Draw from the likeliest tokens that reach this probability."
-            ),
-            click.option("--top-k", type=int, help="Draw from the K likeliest tokens; 0 is off."),
-            click.option(
-                "--min-p", type=float, help="Drop tokens less likely than this fraction of the likeliest."
-            ),
-            click.option("--repetition-penalty", type=float, help="Above 1 discourages tokens already seen."),
-            click.option("--seed", type=int, help="The same seed gives the same answer."),
-            click.option("--stop", multiple=True, help="End the answer before this text; may be repeated."),
-        )
-    ):
-        command = option(command)
-    return command
-
-
-def model_options(command: Command) -> Command:
-    """How to load a bundle."""
-    for option in (
-        click.option(
-            "--context", type=click.IntRange(1), help="Tokens of KV cache; the default is the device's."
-        ),
-        click.option("--device", help="Device profile, by name or as a .toml file; the default is detected."),
-    ):
-        command = option(command)
-    return command
-
-
-@main.command()
+@main.command(short_help="Talk to a bundle.")
 @click.argument("bundle", required=False)
 @click.option("--system", help="System prompt; without it the model's own is used, if it has one.")
 @model_options
@@ -96,9 +47,7 @@ def chat(
     """
     from edgert.chat import Chat
 
-    piped = None if sys.stdin.isatty() else sys.stdin.read().strip()
-    if piped == "":
-        raise UsageError("the piped prompt is empty")
+    piped = None if console.on_terminal() else console.read_stdin()
     session = Chat(_load(bundle, device, context), _given(sampling), system)
     if piped is None:
         session.loop()
@@ -125,9 +74,16 @@ def generate(
     context: int | None,
     **sampling: Any,
 ) -> None:
-    """Answer one prompt and exit."""
+    """Answer one prompt and exit.
+
+    \b
+    edgert generate -p "Why is the sky blue?" --max-tokens 100
+    edgert generate ./bundle -p "Once upon a time" --raw --json
+    """
+    from edgert.answer import cut_notice
+
     model = _load(bundle, device, context)
-    text = sys.stdin.read() if prompt == "-" else prompt
+    text = console.read_stdin() if prompt == "-" else prompt
     stream = model.stream(model.tokenizer.encode(text) if raw else text, **_given(sampling))
     if as_json:
         click.echo(json.dumps(_reply_json(stream), ensure_ascii=False, indent=2))
@@ -135,6 +91,8 @@ def generate(
     for chunk in stream:
         click.echo(chunk.text, nl=False)
     click.echo()
+    if chunk.finish_reason == "length":
+        click.echo(cut_notice(chunk.timings, model.context), err=True)
 
 
 def _reply_json(stream: Any) -> dict[str, Any]:
@@ -153,14 +111,17 @@ def _reply_json(stream: Any) -> dict[str, Any]:
     }
 
 
-@main.command()
+@main.command(short_help="Make a bundle of a checkpoint.")
 @click.argument("checkpoint", type=click.Path(path_type=Path))
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--device", help="Profile of the machine it is for; see `edgert devices`.")
 @click.option("--quant", type=click.Choice(["int8", "fp32"]), default="int8", show_default=True)
 @click.option("--max-context", type=click.IntRange(1), help="Longest context the bundle can hold, in tokens.")
 @click.option(
-    "--via", type=click.Choice(["auto", "direct", "optimum"]), default="auto", help="Graph builder."
+    "--via",
+    type=click.Choice(["auto", "direct", "optimum"]),
+    default="auto",
+    help="Builder; optimum is to come.",
 )
 @click.option("--force", is_flag=True, help="Replace an existing bundle.")
 @click.option("--json", "as_json", is_flag=True, help="Print the manifest as JSON.")
@@ -171,11 +132,17 @@ def export(checkpoint: Path, bundle: Path, as_json: bool, **options: Any) -> Non
     edgert export ./my-student ./my-student-int8
     edgert export model-Q4_K_M.gguf ./bundle --max-context 8192
     """
+    from edgert.bundle import CHAT_TEMPLATE
+
     written = _export(checkpoint, bundle, options)
     if as_json:
         click.echo(written.manifest.to_json(), nl=False)
     else:
-        click.echo(f"{bundle}: {written.size / 1e6:.0f} MB, ready for: edgert chat {bundle}")
+        size, how = (
+            f"{written.size / 1e6:.1f} MB",
+            "chat" if CHAT_TEMPLATE in written.manifest.files else "generate --raw -p TEXT",
+        )
+        click.echo(f"{bundle}: {size}, ready for: edgert {how} {shlex.quote(str(bundle))}")
 
 
 def _export(checkpoint: Path, bundle: Path, options: dict[str, Any]) -> Bundle:
@@ -192,7 +159,7 @@ def _export(checkpoint: Path, bundle: Path, options: dict[str, Any]) -> Bundle:
         return exporter.export(checkpoint, bundle, exporter.ExportOptions(**options), progress)
 
 
-@main.command()
+@main.command(short_help="Obtain a known student, ready to chat.")
 @click.argument("name", default=home.DEFAULT_MODEL)
 @click.option("--list", "show", is_flag=True, help="List the models that can be pulled.")
 @click.option("--quant", type=click.Choice(["int8", "fp32"]), default="int8", show_default=True)
@@ -212,14 +179,12 @@ def pull(*, name: str, show: bool, quant: str, device: str | None, force: bool) 
 def _pull(name: str, quant: str = "int8", device: str | None = None, force: bool = False) -> Path:
     """The bundle of a catalog entry, made if it isn't there. Raises UsageError if another one is."""
     from edgert import export as exporter
-    from edgert.bundle import open_bundle
     from edgert.export import catalog
     from edgert.export import pull as pulling
 
     entry = catalog.find(name)
     folder = home.bundle_folder(name)
-    if folder.exists() and not force:
-        made = open_bundle(folder).manifest
+    if folder.exists() and not force and (made := _intact(folder)):
         if quant != made.quantization.scheme or device not in (None, *made.devices):
             kind = f"{made.quantization.scheme} for {', '.join(made.devices)}"
             raise UsageError(f"{name} is there already as {kind}: --force replaces it")
@@ -228,11 +193,11 @@ def _pull(name: str, quant: str = "int8", device: str | None = None, force: bool
     click.echo(f"Pulling {name} ({entry.license}) from {entry.source} …", err=True)
     checkpoint = pulling.pull(entry, home.checkpoint_folder(name))
     click.echo(f"Exporting {checkpoint} to {folder} …", err=True)
-    _export(checkpoint, folder, {"quant": quant, "device": device, "name": name, "force": force})
+    _export(checkpoint, folder, {"quant": quant, "device": device, "name": name, "force": True})
     return folder
 
 
-@main.command()
+@main.command(short_help="Show what a bundle holds.")
 @click.argument("bundle")
 @click.option("--verify", is_flag=True, help="Read every file and compare its SHA-256.")
 @click.option("--json", "as_json", is_flag=True, help="Print the manifest as JSON.")
@@ -244,6 +209,8 @@ def info(bundle: str, verify: bool, as_json: bool) -> None:
     if verify:
         opened.check_hashes()
     click.echo(opened.manifest.to_json() if as_json else _info_text(opened), nl=not as_json)
+    if verify and not as_json:
+        click.echo(f"{'hashes':12}all {len(opened.manifest.files)} match")
 
 
 def _info_text(bundle: Bundle) -> str:
@@ -272,7 +239,7 @@ def _kv_bytes(bundle: Bundle) -> int:
     return 2 * 4 * model.num_layers * model.num_kv_heads * model.head_dim
 
 
-@main.command(name="devices")
+@main.command(name="devices", short_help="List device profiles and the one detected.")
 @click.option("--json", "as_json", is_flag=True)
 def list_devices(as_json: bool) -> None:
     """List the device profiles and the one detected on this machine, with the reason."""
@@ -301,13 +268,24 @@ def _load(bundle: str | None, device: str | None, context: int | None) -> Model:
     return load(folder, device, context)
 
 
+def _intact(folder: Path) -> Manifest | None:
+    """The manifest of a pulled bundle; None, and a line that says so, if it is damaged."""
+    from edgert.bundle import open_bundle
+
+    try:
+        return open_bundle(folder).manifest
+    except BundleError as error:
+        click.echo(f"{error}: doing so", err=True)
+        return None
+
+
 def _default_bundle() -> Path:
     """The default student; if it is missing, say so and offer to get it."""
     folder = home.bundle_folder(home.DEFAULT_MODEL)
     if folder.exists():
         return folder
     click.echo(f"The default student, {home.DEFAULT_MODEL}, is not in {home.home()} yet.", err=True)
-    if not sys.stdin.isatty():
+    if not console.on_terminal():
         raise UsageError(f"get it with: edgert pull {home.DEFAULT_MODEL}")
     if not click.confirm("Get it now (93 MB download, 155 MB bundle)?", default=True, err=True):
         raise UsageError("nothing to chat with: name a bundle, as in: edgert chat BUNDLE")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -43,15 +43,17 @@ class Conversation:
     def save(self, path: Path) -> None:
         """Write aside and rename, so that an older file is never half overwritten. Raises UsageError."""
         text = json.dumps({"messages": self.messages}, indent=2, ensure_ascii=False) + "\n"
+        aside = path.with_name(f".{path.name}.{os.getpid()}")
         try:
-            handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
+            with aside.open("w", encoding="utf-8", errors="replace") as file:
                 file.write(text)
                 file.flush()
                 os.fsync(file.fileno())
-            Path(name).replace(path)
-        except OSError as error:
-            raise UsageError(f"can't save to {path}: {error.strerror}") from error
+            aside.replace(path)
+        except (OSError, ValueError) as error:
+            with contextlib.suppress(OSError, ValueError):
+                aside.unlink()
+            raise UsageError(f"can't save to {path}: {error}") from error
 
 
 def load(path: Path) -> Conversation:
@@ -60,7 +62,7 @@ def load(path: Path) -> Conversation:
         messages = json.loads(path.read_text("utf-8"))["messages"]
         check_messages(messages)
     except OSError as error:
-        raise UsageError(f"can't load {path}: {error.strerror}") from error
+        raise UsageError(f"can't load {path}: {error}") from error
     except (ValueError, KeyError, TypeError) as error:
         raise UsageError(f"{path} is not a saved conversation: {error}") from error
     system = messages[0]["content"] if messages[0]["role"] == "system" else None

@@ -42,6 +42,12 @@ class Decoder:
         """How many tokens a prefill will find in the cache; never the last, whose logits are wanted."""
         return min(self.cache.common_prefix(tokens), len(tokens) - 1)
 
+    def forget(self) -> None:
+        """Empty the cache. What a prefill computes then depends on the prompt alone: the int8 kernels round
+        differently for one row and for many, so a reused prefix can tip the balance between two tokens.
+        """
+        self.cache.rewind(0)
+
     def prefill(self, tokens: Sequence[int]) -> Logits:
         """Bring the cache to exactly `tokens`, reusing what it holds of them; logits of the last, (vocab,).
 
@@ -68,7 +74,7 @@ class Decoder:
     def logits(self, tokens: Sequence[int]) -> Logits:
         """Logits after every token, (len(tokens), vocab), from an empty cache. Raises PromptTooLong."""
         self._check_fits(len(tokens))
-        self.cache.rewind(0)
+        self.forget()
         everything: Logits = np.empty((1, len(tokens), self._vocab), np.float32)
         for chunk in self._chunks(tokens):
             start = len(self.cache)

@@ -69,7 +69,7 @@ class PromptTooLong(EdgertError):
         self.context = context
         super().__init__(
             f"the prompt has {prompt_tokens} tokens, the context holds {context}: "
-            "shorten it, clear the conversation, or load with a larger context"
+            "shorten it, start over (/clear in a chat), or load with a larger --context"
         )
 
 

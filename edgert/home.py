@@ -33,4 +33,4 @@ def find_bundle(name_or_path: str) -> Path:
     """A bundle given by path, or by the name it was pulled under."""
     path = Path(name_or_path)
     pulled = bundle_folder(name_or_path) if path.name == name_or_path else path
-    return path if path.exists() or not pulled.exists() else pulled
+    return pulled if pulled.is_dir() and not path.is_dir() else path

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from numbers import Integral
 from pathlib import Path
-from typing import Any, TypeAlias, TypedDict, Unpack
+from typing import Any, SupportsInt, TypeAlias, TypedDict, Unpack
 
 from edgert import devices
 from edgert.answer import Chunk, Reply, Stopwatch, join
 from edgert.bundle import CHAT_TEMPLATE, Bundle, open_bundle
 from edgert.decoder import Decoder, Logits
 from edgert.errors import Overtaken, PromptTooLong, UsageError
+from edgert.home import find_bundle
 from edgert.sampler import Sampler, Sampling
 from edgert.session import Session
 from edgert.stops import StopMatcher, check_stops
 from edgert.template import ChatTemplate, Message
-from edgert.tokenizer import Tokenizer, open_tokenizer
+from edgert.tokenizer import TokenStream, open_tokenizer
 
 # A user's question, a conversation, or exact token ids that no template touches.
 Prompt: TypeAlias = str | Sequence[Message] | Sequence[int]
@@ -48,8 +51,8 @@ class Request:
     sampling: Sampling
 
     def __post_init__(self) -> None:
-        if self.max_tokens is not None and self.max_tokens < 1:
-            raise UsageError(f"max_tokens must be at least 1, not {self.max_tokens}")
+        if self.max_tokens is not None and not (isinstance(self.max_tokens, int) and self.max_tokens >= 1):
+            raise UsageError(f"max_tokens must be a whole number of at least 1, not {self.max_tokens!r}")
         check_stops(self.stop)
 
 
@@ -65,12 +68,13 @@ class Model:
         self.profile = profile
         self.context = context
         self.tokenizer = open_tokenizer(bundle)
-        self.template = _open_template(bundle, self.tokenizer)
+        self.template = _open_template(bundle)
         self.sampling = _default_sampling(bundle)
         session = Session(bundle, profile)
         self.threads = session.threads
         self._decoder = Decoder(session, facts, context, profile.prefill_chunk)
         self._streams = 0
+        self._lock = threading.Lock()
 
     def stream(self, prompt: Prompt, **options: Unpack[Options]) -> Iterator[Chunk]:
         """Answer a prompt chunk by chunk; leaving the iteration stops the work.
@@ -86,7 +90,8 @@ class Model:
             raise PromptTooLong(len(tokens), self.context)
         sampler = Sampler(request.sampling, tokens, self.bundle.manifest.model.vocab_size)
         limit = min(room, request.max_tokens or room)
-        return self._answer(tokens, sampler, StopMatcher(request.stop), limit)
+        text = self.tokenizer.stream() if self._is_conversation(prompt) else self.tokenizer.stream(tokens)
+        return self._answer(tokens, sampler, text, StopMatcher(request.stop), limit=limit)
 
     def generate(self, prompt: Prompt, **options: Unpack[Options]) -> Reply:
         """The whole answer at once; the same arguments and errors as `stream`."""
@@ -94,32 +99,42 @@ class Model:
 
     def logits(self, token_ids: Sequence[int]) -> Logits:
         """Logits after every token, float32 (len(token_ids), vocab). Raises PromptTooLong."""
-        self._streams += 1
-        return self._decoder.logits(self._checked_ids(token_ids))
+        tokens = self._checked_ids(token_ids)
+        with self._lock:
+            self._streams += 1
+            return self._decoder.logits(tokens)
 
     def tokens_of(self, prompt: Prompt) -> list[int]:
         """Token ids of a prompt as `stream` feeds them. Raises UsageError."""
+        if isinstance(prompt, bytes) or not isinstance(prompt, Iterable):
+            raise UsageError(f"a prompt is a str, messages or token ids, not {type(prompt).__name__}")
         if isinstance(prompt, str):
             if self.template is None:
                 return self._checked_ids(self.tokenizer.encode(prompt))
             prompt = [{"role": "user", "content": prompt}]
-        ids = [item for item in prompt if isinstance(item, int)]
-        if len(ids) == len(prompt):
-            return self._checked_ids(ids)
+        messages = [item for item in prompt if not isinstance(item, Integral)]
+        if not messages:
+            return self._checked_ids([item for item in prompt if isinstance(item, Integral)])
+        if len(messages) != len(prompt):
+            raise UsageError("a prompt is messages or token ids, not a mixture")
         if self.template is None:
             raise UsageError("this bundle has no chat template: give a str to continue, or token ids")
-        messages = [item for item in prompt if not isinstance(item, int)]
-        return self.tokenizer.encode_rendered(self.template.render(messages))
+        return self._checked_ids(self.tokenizer.encode_rendered(self.template.render(messages)))
 
-    def _answer(self, prompt: list[int], sampler: Sampler, stops: StopMatcher, limit: int) -> Iterator[Chunk]:
+    def _answer(
+        self, prompt: list[int], sampler: Sampler, text: TokenStream, stops: StopMatcher, *, limit: int
+    ) -> Iterator[Chunk]:
         """The decode loop: prefill the prompt, then sample, show and decode until something ends it."""
-        stream = self._streams = self._streams + 1
-        ends, text, length = self.bundle.manifest.generation.eos_token_ids, self.tokenizer.stream(), 0
+        with self._lock:
+            stream = self._streams = self._streams + 1
+        ends, length = self.bundle.manifest.generation.eos_token_ids, 0
 
-        watch = Stopwatch(len(prompt), self._decoder.reusable(prompt))
-        logits = self._decoder.prefill(prompt)
+        with self._lock:
+            if sampler.reproducible:
+                self._decoder.forget()
+            watch = Stopwatch(len(prompt), self._decoder.reusable(prompt))
+            token = sampler.sample(self._decoder.prefill(prompt))
         while True:
-            token = sampler.sample(logits)
             if token.id in ends:
                 yield Chunk(stops.flush(), None, watch.tick(length), "stop")
                 return
@@ -129,9 +144,10 @@ class Model:
             if stops.matched or length == limit:
                 yield Chunk(stops.flush(), None, timings, "stop" if stops.matched else "length")
                 return
-            if stream != self._streams:
-                raise Overtaken
-            logits = self._decoder.decode(token.id)
+            with self._lock:
+                if stream != self._streams:
+                    raise Overtaken
+                token = sampler.sample(self._decoder.decode(token.id))
 
     def request(self, **options: Unpack[Options]) -> Request:
         """The options over the model's own defaults. Raises UsageError for unknown or impossible ones."""
@@ -145,37 +161,37 @@ class Model:
         except TypeError as error:
             raise UsageError(f"an option has the wrong type: {error}") from error
 
-    def _checked_ids(self, ids: Sequence[int]) -> list[int]:
+    def _checked_ids(self, ids: Iterable[SupportsInt]) -> list[int]:
         vocab = self.bundle.manifest.model.vocab_size
-        bad = [token for token in ids if not 0 <= token < vocab]
-        if bad or not ids:
-            raise UsageError(
-                f"token {bad[0]} is outside the vocabulary of {vocab}" if bad else "the prompt is empty"
-            )
-        return list(ids)
+        checked = [int(token) for token in ids]
+        if not checked:
+            raise UsageError("the prompt is empty")
+        for token in checked:
+            if not 0 <= token < vocab:
+                raise UsageError(f"token {token} is outside the model's vocabulary of {vocab}")
+        return checked
+
+    def _is_conversation(self, prompt: Prompt) -> bool:
+        """Whether the chat template renders it; otherwise it is text to go on with."""
+        return self.template is not None and (isinstance(prompt, str) or not isinstance(prompt[0], Integral))
 
 
 def load(path: str | Path, device: str | None = None, context: int | None = None) -> Model:
-    """Open a bundle.
+    """Open a bundle, by folder or by the name it was pulled under.
 
     `device`: a profile name or a path to a profile's TOML; None detects. `context`: tokens of KV cache;
     None is the profile's default. Raises BundleError, DeviceError, UsageError.
     """
     profile = devices.load(device) if device else devices.detect().profile
-    return Model(open_bundle(Path(path)), profile, context)
+    return Model(open_bundle(find_bundle(str(path))), profile, context)
 
 
-def _open_template(bundle: Bundle, tokenizer: Tokenizer) -> ChatTemplate | None:
+def _open_template(bundle: Bundle) -> ChatTemplate | None:
     source = bundle.text(CHAT_TEMPLATE)
     if source is None:
         return None
     defaults = bundle.manifest.generation
-    ends = defaults.eos_token_ids
-    return ChatTemplate(
-        source,
-        bos_token=tokenizer.text_of(defaults.bos_token_id),
-        eos_token=tokenizer.text_of(ends[0] if ends else None),
-    )
+    return ChatTemplate(source, bos_token=defaults.bos_token, eos_token=defaults.eos_token)
 
 
 def _default_sampling(bundle: Bundle) -> Sampling:

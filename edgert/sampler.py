@@ -3,7 +3,8 @@
     bias → repetition, presence and frequency penalties → temperature → top-k → top-p → min-p → draw
 
 Temperature comes before the filters, as in transformers and vLLM: the settings that model cards
-recommend (0.6 and 0.95 for the R1 distills) were chosen with that order. Temperature 0 is argmax.
+recommend (0.6 and 0.95 for the R1 distills) were chosen with that order. Temperature 0 is argmax, and so
+is anything below GREEDY, where float32 would overflow.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from numbers import Integral, Real
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +34,7 @@ RANGES: Mapping[str, tuple[type, float, float]] = {
     "logprobs": (int, 0, 100),
     "seed": (int, 0, 2**63),
 }
+GREEDY = 1e-3
 OPTIONAL = ("logprobs", "seed")
 
 
@@ -40,7 +43,8 @@ class Sampling:
     """How to choose tokens.
 
     top_k 0, top_p 1, min_p 0 and penalties of 1, 0, 0 are off. `logit_bias` adds to the logits of token
-    ids. `logprobs`: how many alternatives to report with each token's log-probability; None reports none.
+    ids. A `seed` makes answers reproducible: the prompt is then computed afresh, no cached prefix is reused.
+    `logprobs`: how many alternatives to report with each token's log-probability; None reports none.
     Raises UsageError for values out of range.
     """
 
@@ -58,12 +62,17 @@ class Sampling:
     def __post_init__(self) -> None:
         for name, (kind, low, high) in RANGES.items():
             value = getattr(self, name)
-            whole = isinstance(value, int) and not isinstance(value, bool)
+            whole = isinstance(value, Integral) and not isinstance(value, bool)
             if value is None and name in OPTIONAL:
                 continue
-            if not (whole or (kind is float and isinstance(value, float))) or not low <= value <= high:
+            if not (whole or (kind is float and isinstance(value, Real))) or not low <= value <= high:
                 number = "a whole number" if kind is int else "a number"
                 raise UsageError(f"{name} must be {number} between {low} and {high}, not {value!r}")
+        if not isinstance(self.logit_bias, Mapping):
+            raise UsageError(f"logit_bias must map token ids to numbers, not {self.logit_bias!r}")
+        for token, bias in self.logit_bias.items():
+            if not isinstance(token, int) or not isinstance(bias, int | float) or not abs(bias) <= 1e6:
+                raise UsageError(f"logit_bias must map token ids to numbers, not {token!r} to {bias!r}")
 
 
 @dataclass(frozen=True)
@@ -89,10 +98,16 @@ class Sampler:
         self._seen = set(prompt) if sampling.repetition_penalty != 1.0 else set()
         self._counts: dict[int, int] = {}
 
+    @property
+    def reproducible(self) -> bool:
+        """Whether the caller gave a seed, and so wants the same answer again."""
+        return self._sampling.seed is not None
+
     def sample(self, logits: FloatArray) -> SampledToken:
         """Choose a token from logits (vocab,), which are left as they are."""
         adjusted = self._adjust(logits)
-        token = int(adjusted.argmax()) if self._sampling.temperature == 0 else self._draw(adjusted)
+        greedy = self._sampling.temperature < GREEDY
+        token = int(adjusted.argmax()) if greedy else self._draw(adjusted)
         self._counts[token] = self._counts.get(token, 0) + 1
         if self._sampling.repetition_penalty != 1.0:
             self._seen.add(token)

@@ -44,10 +44,13 @@ class Session:
     def bind(self, inputs: dict[str, OrtValue], outputs: dict[str, OrtValue]) -> Binding:
         """A binding of named values; buffers given here are read and written in place at each run."""
         binding = self._session.io_binding()
-        for name, value in inputs.items():
-            binding.bind_ortvalue_input(name, value)
-        for name, value in outputs.items():
-            binding.bind_ortvalue_output(name, value)
+        try:
+            for name, value in inputs.items():
+                binding.bind_ortvalue_input(name, value)
+            for name, value in outputs.items():
+                binding.bind_ortvalue_output(name, value)
+        except RuntimeError as error:
+            raise BundleError(f"graph and manifest disagree: {str(error).splitlines()[0]}") from error
         return binding
 
     def run(self, binding: Binding) -> None:

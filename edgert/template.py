@@ -9,16 +9,20 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any, NoReturn, TypeAlias
+from typing import Any, ClassVar, NoReturn, TypeAlias
 
 import jinja2
 import jinja2.ext
 import jinja2.sandbox
+from jinja2 import nodes
+from jinja2.parser import Parser
 
 from edgert.errors import BundleError, UsageError
 
 Message: TypeAlias = Mapping[str, Any]
 
+# What transformers passes besides messages and special tokens.
+DEFAULTS: Mapping[str, Any] = {"add_generation_prompt": True, "tools": None, "documents": None}
 ROLES = ("system", "developer", "user", "assistant", "tool")
 
 
@@ -38,7 +42,7 @@ class ChatTemplate:
         """The prompt for the next answer. Raises UsageError if the template refuses the conversation."""
         check_messages(messages)
         try:
-            return self._template.render(messages=list(messages), add_generation_prompt=True, **self._tokens)
+            return self._template.render(messages=list(messages), **DEFAULTS, **self._tokens)
         except (jinja2.TemplateError, TypeError) as error:
             raise UsageError(f"the model's chat template refuses this conversation: {error}") from error
 
@@ -54,9 +58,19 @@ def check_messages(messages: Sequence[Message]) -> None:
             )
 
 
+class GenerationTag(jinja2.ext.Extension):
+    """`{% generation %}…{% endgeneration %}` marks what training counts: only its body is rendered."""
+
+    tags: ClassVar[set[str]] = {"generation"}
+
+    def parse(self, parser: Parser) -> list[nodes.Node]:
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
 def _environment() -> jinja2.sandbox.ImmutableSandboxedEnvironment:
     environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[jinja2.ext.loopcontrols]
+        trim_blocks=True, lstrip_blocks=True, extensions=[jinja2.ext.loopcontrols, GenerationTag]
     )
     environment.filters["tojson"] = _tojson
     environment.globals["raise_exception"] = _raise_exception
@@ -64,8 +78,16 @@ def _environment() -> jinja2.sandbox.ImmutableSandboxedEnvironment:
     return environment
 
 
-def _tojson(value: Any, indent: int | None = None, ensure_ascii: bool = False) -> str:
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent)
+def _tojson(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    return json.dumps(
+        value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
+    )
 
 
 def _raise_exception(message: str) -> NoReturn:

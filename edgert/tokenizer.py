@@ -8,7 +8,7 @@ import tokenizers
 from tokenizers.decoders import DecodeStream
 
 from edgert.bundle import TOKENIZER, Bundle
-from edgert.errors import BundleError
+from edgert.errors import BundleError, UsageError
 
 
 class Tokenizer:
@@ -22,14 +22,20 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Ids of raw text to be continued, with the BOS token if the model was trained with one."""
-        ids: list[int] = self._tokenizer.encode(text).ids
+        ids = self._encode(text, True)
         if self._bos is not None and ids[:1] != [self._bos]:
             ids.insert(0, self._bos)
         return ids
 
     def encode_rendered(self, prompt: str) -> list[int]:
         """Ids of a prompt that a chat template has rendered: it spells its special tokens itself."""
-        ids: list[int] = self._tokenizer.encode(prompt, add_special_tokens=False).ids
+        return self._encode(prompt, False)
+
+    def _encode(self, text: str, add_special_tokens: bool) -> list[int]:
+        try:
+            ids: list[int] = self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids
+        except TypeError as error:  # lone surrogates: bytes that never were UTF-8
+            raise UsageError("the prompt is not valid Unicode text") from error
         return ids
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -37,21 +43,20 @@ class Tokenizer:
         text: str = self._tokenizer.decode(list(ids), skip_special_tokens=True)
         return text
 
-    def text_of(self, token: int | None) -> str:
-        """A token's text, special or not, for templates that spell it out; empty for None."""
-        text: str | None = None if token is None else self._tokenizer.id_to_token(token)
-        return text or ""
-
-    def stream(self) -> TokenStream:
-        return TokenStream(self._tokenizer)
+    def stream(self, prompt: Sequence[int] = ()) -> TokenStream:
+        """Decode an answer as it comes; one that goes on with the text of `prompt` keeps its first space."""
+        return TokenStream(self._tokenizer, prompt)
 
 
 class TokenStream:
     """Text of tokens as they arrive: only whole characters, no special tokens."""
 
-    def __init__(self, tokenizer: tokenizers.Tokenizer) -> None:
+    def __init__(self, tokenizer: tokenizers.Tokenizer, prompt: Sequence[int] = ()) -> None:
         self._tokenizer = tokenizer
-        self._stream = DecodeStream(skip_special_tokens=True)
+        # A few tokens are enough to know what precedes; none if they end inside a character.
+        before = list(prompt[-8:])
+        whole = not tokenizer.decode(before, skip_special_tokens=True).endswith("\ufffd")
+        self._stream = DecodeStream(ids=before if whole else [], skip_special_tokens=True)
 
     def push(self, token: int) -> str:
         """The text that became certain with this token; empty while a character is incomplete."""

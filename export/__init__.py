@@ -13,6 +13,7 @@ from edgert.errors import CheckpointError, MissingExtra, UsageError
 
 if TYPE_CHECKING:
     from .forms import Recipe
+    from .spec import ModelSpec
 
 __all__ = ["DEFAULT_MAX_CONTEXT", "ExportOptions", "Quant", "Via", "export"]
 
@@ -54,9 +55,11 @@ def export(
     if options.via == "optimum":
         raise UsageError("--via optimum is not built yet: use auto or direct")
     profile = devices.load(options.device or devices.DEFAULT)
+    if folder.resolve() in (source.resolve(), *source.resolve().parents):
+        raise UsageError(f"{source} lies inside {folder}: export to another place")
     with writer.written_aside(folder, force=options.force) as aside:
         checkpoint = sources.open_checkpoint(source)
-        context = _context(options.max_context, checkpoint.spec.max_context)
+        context = _context(options.max_context, checkpoint.spec)
         recipe = _recipe(options.quant, profile)
         plan = writer.Plan(options.name or folder.name, recipe, profile.name, context)
         try:
@@ -87,9 +90,11 @@ def _recipe(quant: Quant, profile: devices.DeviceProfile) -> Recipe:
     return forms.fp32() if quant == "fp32" else forms.int8(profile.matmul)
 
 
-def _context(asked: int | None, model: int) -> int:
+def _context(asked: int | None, spec: ModelSpec) -> int:
+    """LongRoPE's factors for long contexts blunt short ones: they are used only when asked for."""
     if asked is None:
-        return min(model, DEFAULT_MAX_CONTEXT)
-    if not 1 <= asked <= model:
-        raise UsageError(f"--max-context must be between 1 and the model's {model}, not {asked}")
+        usual = spec.rope.original_context if spec.rope.long_divisors else spec.max_context
+        return min(usual, spec.max_context, DEFAULT_MAX_CONTEXT)
+    if not 1 <= asked <= spec.max_context:
+        raise UsageError(f"--max-context must be between 1 and the model's {spec.max_context}, not {asked}")
     return asked

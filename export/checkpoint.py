@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -62,6 +62,7 @@ class Checkpoint:
     tensors: Mapping[str, StoredTensor]
     tokenizer: TokenizerFiles
     generation: GenerationDefaults
+    stored_name: Callable[[str], str]  # a tensor's name as its file has it
     origin: Origin
 
     def vector(self, name: str) -> FloatArray:
@@ -76,19 +77,21 @@ def row_ranges(rows: int, step: int) -> Iterator[tuple[int, int]]:
         yield start, min(start + step, rows)
 
 
-def check_tensors(spec: ModelSpec, found: Mapping[str, tuple[int, ...]], source: Path) -> None:
+def check_tensors(checkpoint: Checkpoint, source: Path) -> None:
     """Every tensor of the spec is there with its shape, and nothing else. Raises CheckpointError."""
-    expected = spec.tensors()
+    expected, tensors, name_of = checkpoint.spec.tensors(), checkpoint.tensors, checkpoint.stored_name
     for name, shape in expected.items():
-        if name not in found:
-            raise CheckpointError(f"{source}: tensor '{name}' {list(shape)} is missing")
-        if found[name] != shape:
+        if name not in tensors:
+            raise CheckpointError(f"{source}: tensor '{name_of(name)}' {list(shape)} is missing")
+        if tensors[name].shape != shape:
             raise CheckpointError(
-                f"{source}: tensor '{name}' is {list(found[name])}, its config asks for {list(shape)}"
+                f"{source}: tensor '{name_of(name)}' is {list(tensors[name].shape)}, "
+                f"its config asks for {list(shape)}"
             )
-    extra = sorted(found.keys() - expected.keys())
+    extra = sorted(tensors.keys() - expected.keys())
     if extra:
-        more = f" and {len(extra) - 1} more" if len(extra) > 1 else ""
+        more = f" (and {len(extra) - 1} more)" if len(extra) > 1 else ""
         raise CheckpointError(
-            f"{source}: tensor '{extra[0]}'{more} has no place in a {spec.family} model of this config"
+            f"{source}: tensor '{name_of(extra[0])}'{more} has no place in a {checkpoint.spec.family} model "
+            "of this config"
         )

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from edgert.bundle import FileFacts
 
+from .checkpoint import StoredTensor
 from .forms import Form
 from .matrix import Matrix
 
@@ -74,12 +75,20 @@ def write_matrix(
 ) -> dict[str, Extent]:
     """Encode a matrix chunk by chunk. The first piece streams to the file, the small others follow it.
 
-    `advance` is told the number of weights done after each chunk.
+    `advance` is told the number of weights done after each chunk. Raises FloatingPointError for weights
+    that are not finite.
     """
     rest: list[list[npt.NDArray[Any]]] = [[] for _ in pieces[1:]]
 
+    def encode(chunk: tuple[StoredTensor, int, int]) -> tuple[npt.NDArray[Any], ...]:
+        tensor, start, stop = chunk
+        rows = tensor.rows(start, stop)
+        if not np.isfinite(rows.sum()):  # one pass; NaN and infinities survive a sum
+            raise FloatingPointError("holds weights that are not finite (NaN or infinite)")
+        return form.encode(rows)
+
     def first_piece() -> Iterator[npt.NDArray[Any]]:
-        for first, *others in _ordered_map(lambda c: form.encode(c[0].rows(c[1], c[2])), matrix.chunks()):
+        for first, *others in _ordered_map(encode, matrix.chunks()):
             for store, array in zip(rest, others, strict=True):
                 store.append(array)
             yield first

@@ -29,7 +29,7 @@ FAMILIES: Mapping[str, Family] = {
     "llama": Family(),
     "mistral": Family(qkv_bias=False, window=4096),
     "qwen2": Family(qkv_bias=True, window=4096),
-    "qwen3": Family(qk_norm=True, head_dim=128),
+    "qwen3": Family(qk_norm=True, head_dim=128, window=4096),
     "smollm3": Family(tied=True, theta=2000000.0),
     "phi3": Family(qkv_bias=False, fused=True),
 }
@@ -75,7 +75,9 @@ def _refuse_variants(config: Config) -> None:
         raise ValueError(f"hidden_act '{activation}' is not supported, only 'silu'")
     quantization = config.get("quantization_config")
     if quantization:
-        method = quantization.get("quant_method", "unknown")
+        method = (
+            quantization.get("quant_method", "unknown") if isinstance(quantization, dict) else quantization
+        )
         raise ValueError(f"the checkpoint is already quantized ({method}): export the original weights")
 
 
@@ -105,13 +107,18 @@ def _rope_layers(family: str, config: Config, layers: int) -> tuple[bool, ...]:
 
 
 def _windows(family: str, config: Config, traits: Family, layers: int) -> tuple[int | None, ...]:
-    """Sliding windows: Qwen and SmolLM3 need `use_sliding_window`, Mistral and Phi-3 only the size."""
+    """Sliding windows: Llama has none, Qwen and SmolLM3 need a switch, Mistral and Phi-3 only the size."""
     size = config.get("sliding_window", traits.window)
     switched = family in ("qwen2", "qwen3", "smollm3")
-    if not size or (switched and not config.get("use_sliding_window", False)):
+    if family == "llama" or not size or (switched and not config.get("use_sliding_window", False)):
         return (None,) * layers
     kinds = config.get("layer_types")
     if kinds:
+        if len(kinds) != layers:
+            raise ValueError(f"layer_types has {len(kinds)} entries, the model {layers} layers")
         return tuple(int(size) if kind == "sliding_attention" else None for kind in kinds)
+    if family == "smollm3":
+        rotating = _rope_layers(family, config, layers)
+        return tuple(None if rotates else int(size) for rotates in rotating)
     first = int(config.get("max_window_layers", 28)) if family in ("qwen2", "qwen3") else 0
     return tuple(int(size) if layer >= first else None for layer in range(layers))

@@ -8,9 +8,6 @@ from edgert.bundle import GENAI_GRAPH, GenerationDefaults
 
 from .spec import ModelSpec
 
-# onnxruntime-genai's own names where they differ from the checkpoint's.
-_TYPES = {"smollm3": "smollm3", "phi3": "phi3"}
-
 
 def genai_config(spec: ModelSpec, generation: GenerationDefaults, context: int) -> dict[str, Any]:
     """The configuration as the model builder of onnxruntime-genai 0.18 writes it."""
@@ -58,6 +55,6 @@ def _search(generation: GenerationDefaults, context: int) -> dict[str, Any]:
         "past_present_share_buffer": True,
         "repetition_penalty": generation.repetition_penalty,
         "temperature": generation.temperature or 1.0,
-        "top_k": generation.top_k or 50,
+        "top_k": generation.top_k,
         "top_p": generation.top_p,
     }

@@ -102,6 +102,9 @@ def open_file(path: Path) -> Checkpoint:
     """Open a GGUF file. Raises CheckpointError."""
     try:
         reader = gguf.GGUFReader(path)
+    except (ValueError, IndexError) as error:
+        raise CheckpointError(f"{path}: truncated, or not a GGUF file ({error})") from error
+    try:
         architecture = str(_contents(reader, "general.architecture"))
         if architecture not in FAMILIES:
             known = ", ".join(FAMILIES)
@@ -114,6 +117,7 @@ def open_file(path: Path) -> Checkpoint:
             tensors=_canonical(spec, stored),
             tokenizer=gguf_tokenizer.rebuild(metadata.values),
             generation=_generation(metadata),
+            stored_name=stored_name,
             origin=Origin(str(metadata.get("general.name", path.stem)), metadata.get("general.license")),
         )
     except (ValueError, KeyError, IndexError, NotImplementedError) as error:
@@ -183,6 +187,8 @@ def _rope(metadata: Metadata, head_dim: int, stored: Mapping[str, GGUFTensor]) -
         "type": metadata.get("{}.rope.scaling.type") or "default",
         "factor": metadata.get("{}.rope.scaling.factor"),
         "original_max_position_embeddings": original,
+        "beta_fast": metadata.get("{}.rope.scaling.yarn_beta_fast"),
+        "beta_slow": metadata.get("{}.rope.scaling.yarn_beta_slow"),
     }
     if scaling["type"] == "none":
         scaling["type"] = "default"
@@ -198,6 +204,14 @@ def _canonical(spec: ModelSpec, stored: Mapping[str, GGUFTensor]) -> dict[str, S
         for name, part in _parts(spec, short, tensor):
             tensors[f"{layer}{name}.{kind}"] = part
     return tensors
+
+
+def stored_name(name: str) -> str:
+    """A tensor's name in the file: `layers.3.q.weight` → `blk.3.attn_q.weight`."""
+    stem, _, kind = name.rpartition(".")
+    short = stem.rpartition(".")[2]
+    theirs = next(key for key, ours in NAMES.items() if ours == short)
+    return f"{stem.replace('layers.', 'blk.').removesuffix(short)}{theirs}.{kind}"
 
 
 def _split_name(key: str) -> tuple[str, str, str]:
@@ -231,11 +245,14 @@ def _parts(spec: ModelSpec, short: str, tensor: StoredTensor) -> list[tuple[str,
 
 def _generation(metadata: Metadata) -> GenerationDefaults:
     """Every end the metadata names: end of sequence, of turn and of message."""
-    bos = metadata.get("tokenizer.ggml.bos_token_id")
+    tokens = metadata.require("tokenizer.ggml.tokens")
+    bos, eos = (metadata.get(f"tokenizer.ggml.{name}_token_id") for name in ("bos", "eos"))
     ends = [metadata.get(f"tokenizer.ggml.{name}_token_id") for name in ("eos", "eot", "eom")]
     ends += gguf_tokenizer.turn_ends(metadata.values)
     return GenerationDefaults(
         eos_token_ids=tuple(dict.fromkeys(int(token) for token in ends if token is not None)),
         bos_token_id=int(bos) if bos is not None else None,
+        bos_token=tokens[int(bos)] if bos is not None else "",
+        eos_token=tokens[int(eos)] if eos is not None else "",
         add_bos=gguf_tokenizer.adds_bos(metadata.values),
     )

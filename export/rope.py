@@ -21,7 +21,8 @@ class Rope:
     """`dim`: how many of each head's dimensions rotate. Empty divisors mean ones.
 
     LongRoPE models carry a second set for contexts longer than `original_context`; which one applies is
-    decided once, by the context the bundle is exported for (as llama.cpp decides it by its context size).
+    decided once, by the longest context the bundle is exported for. (transformers decides by the length of
+    each input, llama.cpp by the context it is started with.)
     """
 
     theta: float

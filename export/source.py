@@ -2,23 +2,64 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
-from edgert.errors import CheckpointError
+import tokenizers
+
+from edgert.errors import BundleError, CheckpointError
+from edgert.template import ChatTemplate
 
 from . import gguf, huggingface
 from .checkpoint import Checkpoint, check_tensors
 
+# What readers trip over when a field has another type than its format says.
+MALFORMED = (ValueError, TypeError, KeyError, IndexError, AttributeError, ArithmeticError, OSError)
+
 
 def open_checkpoint(source: Path) -> Checkpoint:
-    """Open a checkpoint and check its tensors against its config. Raises CheckpointError."""
-    if source.is_dir():
-        checkpoint = huggingface.open_folder(source)
-    elif source.is_file() and source.suffix == ".gguf":
-        checkpoint = gguf.open_file(source)
-    elif source.exists():
-        raise CheckpointError(f"{source}: expected a Hugging Face folder or a .gguf file")
-    else:
-        raise CheckpointError(f"{source}: no such file or folder")
-    check_tensors(checkpoint.spec, {name: t.shape for name, t in checkpoint.tensors.items()}, source)
+    """Open a checkpoint; check its tensors and tokenizer against its config. Raises CheckpointError."""
+    reader = _reader(source)
+    try:
+        checkpoint = reader(source)
+    except MALFORMED as error:
+        raise CheckpointError(f"{source}: malformed ({type(error).__name__}: {error})") from error
+    check_tensors(checkpoint, source)
+    check_tokenizer(checkpoint, source)
     return checkpoint
+
+
+def _reader(source: Path) -> Callable[[Path], Checkpoint]:
+    if source.is_dir():
+        return huggingface.open_folder
+    if source.is_file() and source.suffix.lower() == ".gguf":
+        return gguf.open_file
+    if source.exists():
+        raise CheckpointError(f"{source}: expected a Hugging Face folder or a .gguf file")
+    raise CheckpointError(f"{source}: no such file or folder")
+
+
+def check_tokenizer(checkpoint: Checkpoint, source: Path) -> None:
+    """Tokenizer and chat template load, and the model has an embedding for every token they can make.
+
+    Raises CheckpointError.
+    """
+    try:
+        tokenizer = tokenizers.Tokenizer.from_str(checkpoint.tokenizer.tokenizer)
+    except Exception as error:
+        raise CheckpointError(f"{source}: tokenizer.json can't be loaded: {error}") from error
+    if checkpoint.tokenizer.chat_template is not None:
+        try:
+            ChatTemplate(checkpoint.tokenizer.chat_template)
+        except BundleError as error:
+            raise CheckpointError(f"{source}: {error}") from error
+    for token in checkpoint.generation.eos_token_ids:
+        if not 0 <= token < checkpoint.spec.vocab_size:
+            raise CheckpointError(f"{source}: eos_token_id {token} is outside the vocabulary")
+    vocabulary = tokenizer.get_vocab(with_added_tokens=True)
+    last = max(vocabulary, key=vocabulary.__getitem__)
+    if vocabulary[last] >= checkpoint.spec.vocab_size:
+        raise CheckpointError(
+            f"{source}: token '{last}' has id {vocabulary[last]}, the model's vocabulary ends before "
+            f"{checkpoint.spec.vocab_size}: resize the embeddings or drop the token"
+        )

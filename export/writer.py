@@ -45,40 +45,52 @@ INLINE_BYTES = 1024  # smaller constants live in the graph, where shape inferenc
 
 GRAPHS: dict[str, Feeds] = {GRAPH: "edgert", GENAI_GRAPH: "genai"}
 
+BUNDLE_FILES = (GRAPH, GENAI_GRAPH, GENAI_CONFIG, DATA, TOKENIZER, TOKENIZER_CONFIG, CHAT_TEMPLATE, MANIFEST)
+
 Progress = Callable[[int, int], None]  # weights done, weights in all
 
 
 @contextmanager
 def written_aside(folder: Path, *, force: bool) -> Iterator[Path]:
-    """A temporary folder that becomes `folder` if the block succeeds. Raises UsageError if it exists."""
-    if folder.exists() and not force:
-        raise UsageError(f"{folder} exists already: choose another place, or pass --force to replace it")
-    if folder.exists() and not (folder / MANIFEST).exists():
-        raise UsageError(f"{folder} exists and is not a bundle: --force replaces bundles only")
+    """A temporary folder that becomes `folder` if the block succeeds. Raises UsageError if it may not."""
+    _check_free(folder, force)
     folder.parent.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
         yield aside
         aside.chmod(0o755)
+        _check_free(folder, force)  # an hour may have passed
         _swap(aside, folder)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
 
 
+def _check_free(folder: Path, force: bool) -> None:
+    """Only a bundle, and nothing but a bundle, is ever replaced."""
+    if not folder.exists():
+        return
+    if not force:
+        raise UsageError(f"{folder} exists already: choose another place, or pass --force to replace it")
+    if not (folder / MANIFEST).exists():
+        raise UsageError(f"{folder} exists and is not a bundle: --force replaces bundles only")
+    foreign = sorted(path.name for path in folder.iterdir() if path.name not in BUNDLE_FILES)
+    if foreign:
+        raise UsageError(f"{folder} holds '{foreign[0]}', which is not part of a bundle: move it first")
+
+
 def _swap(aside: Path, folder: Path) -> None:
-    """Put the new folder in place; the old one is removed only when the new one stands."""
+    """Put the new folder in place; whatever happens, the old or the new one stands."""
     if not folder.exists():
         aside.rename(folder)
         return
-    old = Path(tempfile.mkdtemp(prefix=f".{folder.name}.old.", dir=folder.parent))
-    folder.rename(old / folder.name)
+    old = aside.with_name(f"{aside.name}.old")
+    folder.rename(old)
     try:
         aside.rename(folder)
-    except OSError:
-        (old / folder.name).rename(folder)
+    except BaseException:
+        old.rename(folder)
         raise
-    finally:
-        shutil.rmtree(old, ignore_errors=True)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 @dataclass(frozen=True)
@@ -128,7 +140,11 @@ def _write_weights(
 
     extents: dict[tuple[str, str], Extent] = {}
     for name, wanted in pieces.items():
-        written = write_matrix(data, named[name], fitted(recipe, name, named[name]), tuple(wanted), advance)
+        form = fitted(recipe, name, named[name])
+        try:
+            written = write_matrix(data, named[name], form, tuple(wanted), advance)
+        except FloatingPointError as error:
+            raise ValueError(f"matrix '{name}' {error}") from error
         extents |= {(name, piece): extent for piece, extent in written.items()}
     return extents
 

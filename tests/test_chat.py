@@ -57,6 +57,11 @@ def test_retry_asks_again(typed):
     assert turns(session) == ["user", "assistant"]
 
 
+def test_a_cut_answer_says_so(typed):
+    assert typed("the fox")[2] == "(cut off after 6 tokens, as asked)\n"
+    assert "(cut off: the context of 256 tokens is full" in typed("the fox", options={"max_tokens": None})[2]
+
+
 def test_retry_without_a_question(typed):
     assert typed("/retry")[2] == "there is no question yet\n"
 
@@ -76,7 +81,7 @@ def test_set_changes_and_lists(typed):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("/set temperature hot", "/set temperature needs a value"),
+        ("/set temperature hot", "/set temperature needs a Python value"),
         ("/set temperature -1", "temperature must be a number between"),
         ("/set beams 2", "unknown option 'beams'"),
         ("/set top_k 'x'", "top_k must be a whole number"),
@@ -88,7 +93,8 @@ def test_set_changes_and_lists(typed):
 )
 def test_mistakes_are_one_line_and_the_chat_goes_on(typed, line, message):
     session, _, err = typed(line, "the fox")
-    assert message in err and err.count("\n") == 1
+    lines = [line for line in err.splitlines() if not line.startswith("(cut off")]
+    assert len(lines) == 1 and message in lines[0]
     assert turns(session) == ["user", "assistant"]
 
 

@@ -22,7 +22,8 @@ def source(tmp_path):
 def test_export_then_generate(source, tmp_path):
     exported = run("export", source, tmp_path / "b")
     assert exported.exit_code == 0, exported.output
-    assert exported.stdout == f"{tmp_path / 'b'}: 0 MB, ready for: edgert chat {tmp_path / 'b'}\n"
+    size = f"{open_bundle(tmp_path / 'b').size / 1e6:.1f} MB"
+    assert exported.stdout == f"{tmp_path / 'b'}: {size}, ready for: edgert chat {tmp_path / 'b'}\n"
     assert exported.stderr == ""  # no progress bar where there is no terminal
     answered = run("generate", tmp_path / "b", "-p", "the fox", "--max-tokens", "5")
     assert answered.exit_code == 0 and answered.stdout.endswith("\n")
@@ -74,7 +75,7 @@ def test_chat_answers_a_piped_prompt_and_exits(bundles):
 def test_info_shows_the_facts(bundles):
     screen = run("info", bundles(), "--verify").stdout
     assert "llama, 0 M parameters, 3 layers" in screen
-    assert "int8, weights per scale: qkv 16, o 64, gate 64, up 64, down 32, head 16" in screen
+    assert "int8, weights per scale: qkv 16, o 64, gate 64, up 64, down 32, head 32" in screen
     assert json.loads(run("info", bundles(), "--json").stdout)["format_version"] == 1
 
 
@@ -87,8 +88,8 @@ def test_devices_name_the_detected_one_and_why():
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["info", "nowhere"], 4, "no such bundle folder"),
-        (["generate", "nowhere", "-p", "x"], 4, "no such bundle folder"),
+        (["info", "nowhere"], 4, "no such bundle"),
+        (["generate", "nowhere", "-p", "x"], 4, "no such bundle"),
         (["pull", "gpt-5"], 2, "unknown model 'gpt-5': choose one of smollm2-135m-instruct"),
         (["export", "nowhere", "b"], 6, "no such file or folder"),
     ],
@@ -116,6 +117,31 @@ def test_errors_of_a_request(bundles, arguments, code, message):
     assert message in result.stderr
 
 
+@pytest.mark.parametrize(("piped", "message"), [(b"\xff\xfe", "not UTF-8"), (b"  \n", "empty")])
+def test_piped_prompts_are_checked(bundles, piped, message):
+    result = run("chat", bundles(), input=piped)
+    assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
+    assert message in result.stderr
+
+
+def test_a_place_that_cannot_be_written_is_one_line(source):
+    result = run("export", source, source / "config.json" / "x")
+    assert result.exit_code == 1
+    assert result.stderr.startswith("edgert: ") and result.stderr.count("\n") == 1
+
+
+def test_a_damaged_pulled_bundle_is_made_again(source, monkeypatch):
+    """Only the bundle is damaged: pull exports its checkpoint again and says so."""
+    folder = home.bundle_folder(home.DEFAULT_MODEL)
+    run("export", source, folder)
+    (folder / "model.onnx.data").write_bytes(b"")
+    monkeypatch.setattr("edgert.export.pull.pull", lambda _entry, _folder: source)
+    result = run("pull")
+    assert result.exit_code == 0, result.stderr
+    assert "0 bytes instead of" in result.stderr
+    assert run("info", home.DEFAULT_MODEL, "--verify").exit_code == 0
+
+
 def test_a_missing_default_student_is_named_with_the_command():
     result = run("chat", input="hello")
     assert result.exit_code == 2
@@ -124,7 +150,7 @@ def test_a_missing_default_student_is_named_with_the_command():
 
 
 def test_a_missing_default_student_is_offered_on_a_terminal(monkeypatch, bundles):
-    monkeypatch.setattr(cli.sys, "stdin", Terminal())
+    monkeypatch.setattr("sys.stdin", Terminal())
     monkeypatch.setattr(cli.click, "confirm", lambda *_, **__: True)
     monkeypatch.setattr(cli, "_pull", lambda name: bundles() if name == home.DEFAULT_MODEL else None)
     assert cli._default_bundle() == bundles()

@@ -4,6 +4,7 @@ import hashlib
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
@@ -154,6 +155,60 @@ def test_a_failed_export_leaves_the_old_bundle_and_no_rubbish(checkpoints, tmp_p
         export(source, folder, ExportOptions(force=True))
     assert open_bundle(folder).manifest.name == "b"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["b", "odd"]
+
+
+def test_an_interrupt_while_replacing_keeps_one_of_the_two(checkpoints, tmp_path, monkeypatch):
+    folder = tmp_path / "b"
+    export(checkpoints("llama"), folder)
+    rename, calls = Path.rename, []
+
+    def interrupted(self, target):
+        calls.append(target)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        export(checkpoints("qwen2"), folder, ExportOptions(force=True))
+    assert open_bundle(folder).manifest.model.family == "llama"
+    assert [path.name for path in tmp_path.iterdir()] == ["b"]
+
+
+def test_a_folder_that_appears_meanwhile_is_not_replaced(checkpoints, tmp_path):
+    folder = tmp_path / "b"
+
+    def appear(_done, _total):
+        folder.mkdir(exist_ok=True)
+        (folder / "precious.txt").write_text("mine")
+
+    with pytest.raises(UsageError, match="exists already"):
+        export(checkpoints("llama"), folder, progress=appear)
+    assert (folder / "precious.txt").read_text() == "mine"
+
+
+def test_force_spares_a_bundle_that_holds_something_else(checkpoints, tmp_path):
+    folder = tmp_path / "b"
+    export(checkpoints("llama"), folder)
+    (folder / "notes.txt").write_text("mine")
+    with pytest.raises(UsageError, match="holds 'notes.txt'"):
+        export(checkpoints("llama"), folder, ExportOptions(force=True))
+
+
+def test_a_source_is_never_replaced_by_its_own_bundle(tmp_path):
+    source = tiny.write(tmp_path / "student")
+    for folder in (source, tmp_path):
+        with pytest.raises(UsageError, match="lies inside"):
+            export(source, folder, ExportOptions(force=True))
+
+
+def test_weights_that_are_not_finite_are_named(tmp_path):
+    source = tiny.write(tmp_path / "c")
+    tensors = tiny.random_tensors(tiny.Tiny().config)
+    tensors["model.layers.1.mlp.down_proj.weight"][3, 5] = np.nan
+    tiny.save_tensors(source, tensors)
+    with pytest.raises(CheckpointError, match=r"matrix 'layers.1.down' holds weights that are not finite"):
+        export(source, tmp_path / "b")
 
 
 def test_progress_reaches_the_end(checkpoints, tmp_path):

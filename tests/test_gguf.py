@@ -202,15 +202,37 @@ def test_missing_tensor_is_named(tmp_path):
     tensors = tiny.random_tensors(config)
     del tensors["model.layers.2.mlp.down_proj.weight"]
     path = write(tmp_path / "model.gguf", config, tensors)
-    with pytest.raises(CheckpointError, match="'layers.2.down.weight'"):
+    with pytest.raises(CheckpointError, match="'blk.2.ffn_down.weight'"):
         open_checkpoint(path)
 
 
 def test_a_file_that_is_not_gguf_is_refused(tmp_path):
     path = tmp_path / "model.gguf"
     path.write_bytes(b"not a model at all, just some text")
-    with pytest.raises(CheckpointError, match="model.gguf"):
+    with pytest.raises(CheckpointError, match="model.gguf: truncated, or not a GGUF file"):
         open_checkpoint(path)
+
+
+def test_a_truncated_file_is_refused(tmp_path):
+    config = tiny.Tiny().config
+    path = write(tmp_path / "model.gguf", config, tiny.random_tensors(config))
+    path.write_bytes(path.read_bytes()[:-5000])
+    with pytest.raises(CheckpointError, match="model.gguf: truncated, or not a GGUF file"):
+        open_checkpoint(path)
+
+
+def test_turn_tokens_of_phi3_take_the_white_space_behind_them():
+    """As in its own tokenizer.json; GGUF doesn't keep it."""
+    metadata = {
+        "general.architecture": "phi3",
+        "tokenizer.ggml.model": "llama",
+        "tokenizer.ggml.tokens": ["<unk>", "<s>", "<|user|>", "\u2581", "H", "i"],
+        "tokenizer.ggml.scores": [0.0] * 6,
+        "tokenizer.ggml.token_type": [2, 3, 3, 1, 1, 1],
+        "tokenizer.ggml.add_space_prefix": False,
+    }
+    tokenizer = Tokenizer.from_str(rebuild(metadata).tokenizer)
+    assert tokenizer.encode("<|user|>\n Hi").ids == [2, 4, 5]
 
 
 def test_real_r1_tokenizer_survives_the_trip(r1_tokenizer, tmp_path):

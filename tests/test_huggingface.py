@@ -28,13 +28,15 @@ def edit(folder, name, **changes):
 
 def test_missing_tensor_is_named(folder):
     rewrite(folder, lambda t: t.pop("model.layers.1.mlp.up_proj.weight"))
-    with pytest.raises(CheckpointError, match=r"'layers.1.up.weight' \[96, 64\] is missing"):
+    with pytest.raises(CheckpointError, match=r"'model.layers.1.mlp.up_proj.weight' \[96, 64\] is missing"):
         open_checkpoint(folder)
 
 
 def test_extra_tensor_is_named(folder):
     rewrite(folder, lambda t: t.update({"model.layers.0.self_attn.q_proj.bias": np.zeros(64, np.float32)}))
-    with pytest.raises(CheckpointError, match=r"'layers.0.q.bias' has no place in a llama model"):
+    with pytest.raises(
+        CheckpointError, match=r"'model.layers.0.self_attn.q_proj.bias' has no place in a llama model"
+    ):
         open_checkpoint(folder)
 
 
@@ -46,7 +48,7 @@ def test_unknown_tensor_is_named(folder):
 
 def test_wrong_shape_is_named(folder):
     rewrite(folder, lambda t: t.update({"model.norm.weight": np.ones(65, np.float32)}))
-    with pytest.raises(CheckpointError, match=r"'final_norm.weight' is \[65\], its config asks for \[64\]"):
+    with pytest.raises(CheckpointError, match=r"'model.norm.weight' is \[65\], its config asks for \[64\]"):
         open_checkpoint(folder)
 
 
@@ -70,7 +72,7 @@ def test_tied_model_with_another_head_is_refused(folder):
 
 def test_untied_config_without_a_head_is_refused(folder):
     edit(folder, "config.json", tie_word_embeddings=False)
-    with pytest.raises(CheckpointError, match="'head.weight'.*missing"):
+    with pytest.raises(CheckpointError, match="'lm_head.weight'.*missing"):
         open_checkpoint(folder)
 
 
@@ -147,3 +149,57 @@ def test_template_file_wins_over_the_config(folder):
 def test_licence_is_read_from_the_model_card(folder):
     (folder / "README.md").write_text("---\nlanguage: en\nlicense: mit\n---\n# A student\n")
     assert open_checkpoint(folder).origin.license == "mit"
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("tokenizer.json", "{"),
+        ("generation_config.json", '{"eos_token_id": "x"}'),
+        ("generation_config.json", '{"eos_token_id": 99999}'),
+        ("chat_template.jinja", "{% for %}"),
+        ("model.safetensors.index.json", '{"weight_map": []}'),
+        ("config.json", json.dumps({**tiny.Tiny().config, "num_attention_heads": 0})),
+        ("config.json", json.dumps({**tiny.Tiny().config, "hidden_size": "64"})),
+        ("config.json", json.dumps({**tiny.Tiny().config, "rope_scaling": "x"})),
+        ("config.json", json.dumps({**tiny.Tiny().config, "quantization_config": "fp8"})),
+        ("config.json", json.dumps({**tiny.Tiny().config, "layer_types": []})),
+    ],
+)
+def test_malformed_files_are_one_line(folder, name, text):
+    if "layer_types" in text:  # too few of them
+        text = text.replace('"llama"', '"mistral"').replace("[]", '["full_attention"]')
+    (folder / name).write_text(text)
+    with pytest.raises(CheckpointError) as error:
+        open_checkpoint(folder)
+    assert str(error.value).startswith(str(folder)) and "\n" not in str(error.value)
+
+
+def test_a_token_without_an_embedding_is_named(folder):
+    """The usual mistake of a fine-tune: tokens added, embeddings not resized."""
+    path = folder / "tokenizer.json"
+    table = json.loads(path.read_text())
+    extra = {**table["added_tokens"][0], "id": tiny.VOCAB, "content": "<|new|>"}
+    path.write_text(json.dumps({**table, "added_tokens": [*table["added_tokens"], extra]}))
+    with pytest.raises(CheckpointError, match=r"token '<|new|>' has id 320"):
+        open_checkpoint(folder)
+
+
+def test_templates_spell_the_tokenizers_own_end(tmp_path):
+    spec = tiny.Tiny(generation={"eos_token_id": [3, 1]})
+    generation = open_checkpoint(tiny.write(tmp_path / "c", spec)).generation
+    assert (generation.bos_token, generation.eos_token) == ("<|bos|>", "<|end|>")
+
+
+@pytest.mark.parametrize(
+    ("family", "changes", "windows"),
+    [
+        ("llama", {"sliding_window": 16}, (None,) * 3),
+        ("smollm3", {"sliding_window": 16, "use_sliding_window": True}, (None, 16, None)),
+        ("qwen3", {"use_sliding_window": True, "max_window_layers": 1}, (None, 4096, 4096)),
+        ("mistral", {"sliding_window": None}, (None,) * 3),
+    ],
+)
+def test_windows_are_those_of_transformers(tmp_path, family, changes, windows):
+    folder = tiny.write(tmp_path / "c", tiny.Tiny(family, overrides=changes))
+    assert open_checkpoint(folder).spec.windows == windows

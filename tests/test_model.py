@@ -1,11 +1,14 @@
 """Properties of answers that hold for any model, on a tiny one."""
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 import tiny
 
 import edgert
+from edgert import home
 from edgert.export import ExportOptions, export
 
 HI = [{"role": "user", "content": "the quick brown fox"}]
@@ -33,12 +36,43 @@ def test_a_seed_makes_sampling_reproducible(model):
     assert once(1) != once(2)
 
 
+def test_a_seed_is_reproducible_whatever_the_cache_holds(model):
+    """int8 kernels round differently for one row and for many: a seed reuses nothing."""
+    model.generate([{"role": "user", "content": "jumps over"}], max_tokens=5)
+    first = model.generate(HI, max_tokens=20, temperature=1.5, seed=3, logprobs=1)
+    again = model.generate(HI, max_tokens=20, temperature=1.5, seed=3, logprobs=1)
+    assert first.tokens == again.tokens
+    assert again.timings.cached_tokens == 0
+
+
+def test_two_threads_never_mix_their_answers(model):
+    """One of them may be overtaken; what is finished is what a single thread gets."""
+    prompts = [[{"role": "user", "content": text}] for text in ("lazy dog", "brown fox")]
+    alone = [model.generate(p, max_tokens=12, seed=1, temperature=1.0).token_ids for p in prompts]
+    finished = [0, 0]
+
+    def answer(which):
+        for _ in range(10):
+            try:
+                said = model.generate(prompts[which], max_tokens=12, seed=1, temperature=1.0).token_ids
+            except edgert.Overtaken:
+                continue
+            assert said == alone[which]
+            finished[which] += 1
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(answer, (0, 1)))
+    assert sum(finished) > 0
+
+
 def test_a_question_is_a_user_message(model):
     assert model.tokens_of("fox") == model.tokens_of([{"role": "user", "content": "fox"}])
 
 
 def test_token_ids_are_taken_as_they_are(model):
     assert model.tokens_of([5, 6, 7]) == [5, 6, 7]
+    assert model.tokens_of(np.array([5, 6, 7])) == [5, 6, 7]
+    assert model.logits(np.array([5, 6])).shape == (2, tiny.VOCAB)
 
 
 def test_rendered_prompts_have_one_bos(model):
@@ -144,7 +178,12 @@ def test_sampling_defaults_are_the_models_own(tmp_path):
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"max_tokens": 0}, "max_tokens"), ({"stop": "x"}, "stop"), ({"beams": 2}, "unknown option 'beams'")],
+    [
+        ({"max_tokens": 0}, "max_tokens"),
+        ({"max_tokens": 2.5}, "max_tokens"),
+        ({"stop": "x"}, "stop"),
+        ({"beams": 2}, "unknown option 'beams'"),
+    ],
 )
 def test_impossible_options_are_refused(model, options, message):
     with pytest.raises(edgert.UsageError, match=message):
@@ -162,7 +201,14 @@ def test_a_model_without_a_template_continues_text(tmp_path):
         model.generate(HI)
 
 
-@pytest.mark.parametrize("ids", [[], [5, 999]])
-def test_token_ids_are_checked(model, ids):
+@pytest.mark.parametrize(
+    "bad", [[], [5, 999], None, 5, b"hi", "\ud800", [5, {"role": "user", "content": "x"}]]
+)
+def test_prompts_are_checked(model, bad):
     with pytest.raises(edgert.UsageError):
-        model.generate(ids)
+        model.generate(bad)
+
+
+def test_a_pulled_bundle_is_loaded_by_name(checkpoints):
+    export(checkpoints("llama"), home.bundle_folder("mine"))
+    assert edgert.load("mine").bundle.manifest.name == "mine"

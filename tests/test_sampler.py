@@ -94,6 +94,11 @@ def test_presence_and_frequency_count_the_answer_only():
     assert [sampler.sample(logits).id for _ in range(6)] == [0, 1, 0, 1, 2, 0]
 
 
+def test_tiny_temperatures_are_argmax():
+    assert draws(10, temperature=1e-40)[0] == 1.0
+    assert draws(10, temperature=np.float32(0.001))[0] == 1.0
+
+
 def test_logits_are_left_as_they_are():
     before = LOGITS.copy()
     draws(5, prompt=[0], repetition_penalty=1.3, presence_penalty=1.0, logit_bias={1: 2.0})
@@ -122,6 +127,9 @@ def test_logprobs_are_those_of_the_model():
         {"top_k": 2.5},
         {"seed": "x"},
         {"temperature": None},
+        {"logit_bias": 5},
+        {"logit_bias": {5: "x"}},
+        {"logit_bias": {5: float("nan")}},
         {"temperature": float("nan")},
     ],
 )

@@ -59,6 +59,15 @@ def test_tojson_keeps_characters_and_indents():
     assert render("{{ [1] | tojson(indent=2) }}") == "[\n  1\n]"
 
 
+def test_generation_marks_are_passed_through():
+    """SmolLM3's template has them."""
+    assert render("{% generation %}{{ messages[0].content }}{% endgeneration %}!") == "Hi!"
+
+
+def test_tools_and_documents_are_none_as_in_transformers():
+    assert render("{% if tools is none and documents is none %}plain{% endif %}") == "plain"
+
+
 def test_strftime_now():
     assert re.fullmatch(r"\d{4}", render("{{ strftime_now('%Y') }}"))
 

@@ -4,6 +4,7 @@ import pytest
 import tiny
 
 from edgert.errors import BundleError
+from edgert.export.gguf_tokenizer import rebuild
 from edgert.tokenizer import Tokenizer, open_tokenizer
 
 SAMPLES = [
@@ -50,6 +51,20 @@ def test_thinking_is_text_for_r1(r1_tokenizer):
     stream = tokenizer.stream()
     ids = tokenizer.encode_rendered("<think>\nHm.\n</think>\n\nYes.<｜end▁of▁sentence｜>")
     assert "".join(stream.push(token) for token in ids) == "<think>\nHm.\n</think>\n\nYes."
+
+
+def test_raw_text_goes_on_with_its_space():
+    """SentencePiece strips the first space of a text, but not of what follows a prompt."""
+    metadata = {
+        "tokenizer.ggml.model": "llama",
+        "tokenizer.ggml.tokens": ["<unk>", "\u2581", "a", "b"],
+        "tokenizer.ggml.scores": [0.0] * 4,
+        "tokenizer.ggml.token_type": [2, 1, 1, 1],
+    }
+    tokenizer = Tokenizer(rebuild(metadata).tokenizer)
+    follows, alone = tokenizer.stream(prompt=[1, 2]), tokenizer.stream()
+    assert "".join(follows.push(token) for token in (1, 3)) == " b"
+    assert "".join(alone.push(token) for token in (1, 3)) == "b"
 
 
 def test_bos_is_added_once():

@@ -1,0 +1,50 @@
+"""The console: errors in one line, prompts from standard input, UTF-8 to wherever the output goes."""
+
+from __future__ import annotations
+
+import io
+import sys
+from typing import Any
+
+import click
+
+from edgert.errors import EdgertError, UsageError
+
+
+class Group(click.Group):
+    """Turns edgert's own errors into one line and their exit code, in this one place."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except EdgertError as error:
+            click.echo(f"edgert: {error}", err=True)
+            ctx.exit(error.exit_code)
+        except BrokenPipeError:
+            raise  # whoever read the output has left: click ends quietly
+        except OSError as error:
+            place = f"{error.filename}: " if error.filename else ""
+            click.echo(f"edgert: {place}{error.strerror or error}", err=True)
+            ctx.exit(EdgertError.exit_code)
+
+
+def speak_utf8() -> None:
+    """Windows' code pages lack most of what models say: pipes get UTF-8, terminals a substitute."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.encoding.lower() != "utf-8":
+            stream.reconfigure(encoding=None if stream.isatty() else "utf-8", errors="replace")
+
+
+def on_terminal() -> bool:
+    return sys.stdin is not None and sys.stdin.isatty()
+
+
+def read_stdin() -> str:
+    """The piped prompt. Raises UsageError if there is none, or if it is not UTF-8."""
+    try:
+        text = sys.stdin.buffer.read().decode("utf-8").strip() if sys.stdin else ""
+    except UnicodeDecodeError as error:
+        raise UsageError("the piped prompt is not UTF-8 text") from error
+    if not text:
+        raise UsageError("the piped prompt is empty")
+    return text
