@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import subprocess
 import sys
 import tarfile
@@ -24,7 +25,7 @@ def llama_cpp() -> Path:
         print(f"Building llama.cpp {VERSION} in {root} …", file=sys.stderr)
         sources = _sources(root)
         run("cmake", "-S", sources, "-B", root / "build", "-DCMAKE_BUILD_TYPE=Release", "-DGGML_NATIVE=ON")
-        run("cmake", "--build", root / "build", "--parallel", "--target", *TOOLS)
+        run("cmake", "--build", root / "build", "--parallel", os.cpu_count(), "--target", *TOOLS)
     return binaries
 
 
@@ -48,7 +49,7 @@ def _sources(root: Path) -> Path:
         "download",
         "-q",
         "--no-deps",
-        "--no-binary=:all:",
+        f"--no-binary={PACKAGE}",
         "-d",
         root,
         requirement,

@@ -112,11 +112,12 @@ class Model:
             if self.template is None:
                 return self._checked_ids(self.tokenizer.encode(prompt))
             prompt = [{"role": "user", "content": prompt}]
-        messages = [item for item in prompt if not isinstance(item, Integral)]
-        if not messages:
-            return self._checked_ids([item for item in prompt if isinstance(item, Integral)])
+        ids = [item for item in prompt if isinstance(item, Integral)]
+        messages = [item for item in prompt if isinstance(item, Mapping)]
+        if len(ids) == len(prompt):
+            return self._checked_ids(ids)
         if len(messages) != len(prompt):
-            raise UsageError("a prompt is messages or token ids, not a mixture")
+            raise UsageError("a prompt in a list is all messages or all token ids")
         if self.template is None:
             raise UsageError("this bundle has no chat template: give a str to continue, or token ids")
         return self._checked_ids(self.tokenizer.encode_rendered(self.template.render(messages)))
