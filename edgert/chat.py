@@ -50,9 +50,10 @@ class Chat:
         with contextlib.suppress(ImportError):
             import readline  # noqa: F401 - line editing and history, where the system has it
         manifest = self._model.bundle.manifest
+        threads, context = self._model.threads or "default", self._model.context
         click.echo(
             f"{manifest.name} · {manifest.quantization.scheme} · {self._model.profile.name}, "
-            f"{self._model.threads} threads · context {self._model.context} · /help lists the commands"
+            f"{threads} threads · context {context} · /help lists the commands"
         )
         while (line := _read_question()) is not None:
             if line.strip() in ("/exit", "/quit", "/bye"):

@@ -126,11 +126,11 @@ class Model:
         self, prompt: list[int], sampler: Sampler, text: TokenStream, stops: StopMatcher, *, limit: int
     ) -> Iterator[Chunk]:
         """The decode loop: prefill the prompt, then sample, show and decode until something ends it."""
-        with self._lock:
-            stream = self._streams = self._streams + 1
         ends, length = self.bundle.manifest.generation.eos_token_ids, 0
-
-        with self._lock:
+        with (
+            self._lock
+        ):  # taking over and prefilling are one step: an older stream then finds itself overtaken
+            stream = self._streams = self._streams + 1
             if sampler.reproducible:
                 self._decoder.forget()
             watch = Stopwatch(len(prompt), self._decoder.reusable(prompt))
