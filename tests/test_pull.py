@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import threading
 import zipfile
 from functools import partial
@@ -56,7 +57,7 @@ def index(serve, tmp_path, monkeypatch):
     url = serve(partial(Quiet, directory=str(tmp_path / "index")))
     for name in ("PIP_EXTRA_INDEX_URL", "PIP_FIND_LINKS", "PIP_NO_INDEX", "PIP_CONSTRAINT"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
     monkeypatch.setenv("PIP_INDEX_URL", url)
     return hashlib.sha256(wheel.read_bytes()).hexdigest()
 
