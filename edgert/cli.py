@@ -138,11 +138,9 @@ def export(checkpoint: Path, bundle: Path, as_json: bool, **options: Any) -> Non
     if as_json:
         click.echo(written.manifest.to_json(), nl=False)
     else:
-        size, how = (
-            f"{written.size / 1e6:.1f} MB",
-            "chat" if CHAT_TEMPLATE in written.manifest.files else "generate --raw -p TEXT",
-        )
-        click.echo(f"{bundle}: {size}, ready for: edgert {how} {shlex.quote(str(bundle))}")
+        how = "chat" if CHAT_TEMPLATE in written.manifest.files else "generate --raw -p TEXT"
+        ready = f"edgert {how} {shlex.quote(str(bundle))}"
+        click.echo(f"{bundle}: {written.size / 1e6:.1f} MB, ready for: {ready}")
 
 
 def _export(checkpoint: Path, bundle: Path, options: dict[str, Any]) -> Bundle:
