@@ -62,6 +62,29 @@ class Quantization:
 
 
 @dataclass(frozen=True)
+class Fidelity:
+    """How far a model's predictions are from its fp32 original's, over `tokens` positions of a text.
+
+    KL(original ‖ model) in nats a token, mean and 99th percentile; `top1`: the share of positions where both
+    think the same token the likeliest; perplexities of both on the text.
+    """
+
+    tokens: int
+    mean_kl: float
+    p99_kl: float
+    top1: float
+    perplexity: float
+    reference_perplexity: float
+
+    def __str__(self) -> str:
+        return (
+            f"mean KL {self.mean_kl:.4f}, 99th percentile {self.p99_kl:.4f}, "
+            f"top-1 agreement {self.top1:.1%}, "
+            f"perplexity {self.perplexity:.2f}, fp32 {self.reference_perplexity:.2f}; {self.tokens} tokens"
+        )
+
+
+@dataclass(frozen=True)
 class GenerationDefaults:
     """The model's own sampling settings and special tokens. `temperature` 0 is greedy, `top_k` 0 is off.
 
