@@ -81,6 +81,6 @@ def _diverge(reference: Logits, logits: Logits, following: Tokens) -> Divergence
 
 def log_softmax(logits: Logits) -> Figures:
     """Natural logarithms of the probabilities, float64, along the last axis."""
-    shifted = logits.astype(np.float64) - logits.max(-1, keepdims=True)
+    shifted: Figures = logits.astype(np.float64) - logits.max(-1, keepdims=True)
     shifted -= np.log(np.exp(shifted).sum(-1, keepdims=True))
     return shifted
