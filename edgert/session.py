@@ -36,7 +36,9 @@ class Session:
             )
         try:
             self._session = ort.InferenceSession(
-                str(bundle.path(GRAPH)), _options(self.threads, profile.spin), providers=[profile.provider]
+                str(bundle.path(GRAPH)),
+                session_options(self.threads, profile.spin),
+                providers=[profile.provider],
             )
         except Exception as error:
             raise BundleError(f"{bundle.path(GRAPH)}: onnxruntime can't load it: {error}") from error
@@ -67,7 +69,8 @@ def zeros(shape: Iterable[int], dtype: type[np.generic]) -> npt.NDArray[Any]:
     return np.zeros(tuple(shape), dtype)
 
 
-def _options(threads: int, spin: bool) -> ort.SessionOptions:
+def session_options(threads: int, spin: bool) -> ort.SessionOptions:
+    """Options that every session of edgert has; `threads` 0 leaves the number to onnxruntime."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1

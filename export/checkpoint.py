@@ -46,6 +46,20 @@ class RowSlice:
 
 
 @dataclass(frozen=True)
+class InMemory:
+    """A tensor in memory."""
+
+    array: FloatArray
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.array.shape
+
+    def rows(self, start: int, stop: int) -> FloatArray:
+        return self.array[start:stop]
+
+
+@dataclass(frozen=True)
 class TokenizerFiles:
     """What the runtime and other tools read: two JSON tables and the chat template's Jinja source."""
 

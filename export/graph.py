@@ -19,6 +19,7 @@ import numpy as np
 import onnx_ir as ir
 
 from .checkpoint import FloatArray
+from .rotation import hadamard
 from .spec import ModelSpec
 
 ABSTRACT = "edgert"
@@ -38,6 +39,7 @@ class Builder:
     spec: ModelSpec
     vector: Vectors
     tape: ir.tape.Tape = field(default_factory=ir.tape.Tape)
+    constants: dict[str, ir.Value] = field(default_factory=dict)
 
     def op(self, kind: str, inputs: list[ir.Value | None], name: str, **attributes: Any) -> ir.Value:
         """One ai.onnx or com.microsoft node with one output."""
@@ -47,16 +49,25 @@ class Builder:
     def constant(self, name: str, array: np.ndarray[Any, Any]) -> ir.Value:
         return self.tape.initializer(ir.tensor(array, name=name))
 
+    def shared(self, name: str, array: np.ndarray[Any, Any]) -> ir.Value:
+        """A constant that many layers read."""
+        if name not in self.constants:
+            self.constants[name] = self.constant(name, array)
+        return self.constants[name]
+
     def weight(self, name: str) -> ir.Value:
         """A norm's weight or a bias as an initializer."""
         return self.constant(name, self.vector(name))
+
+    def bias(self, matrix: str, names: list[str]) -> ir.Value:
+        """The biases of a matrix's parts, stacked."""
+        return self.constant(f"{matrix}.bias", np.concatenate([self.vector(name) for name in names]))
 
     def linear(self, x: ir.Value, matrix: str, bias: list[str]) -> ir.Value:
         """x (..., columns) times a matrix, transposed, plus the biases of its parts stacked."""
         inputs: list[ir.Value | None] = [x]
         if bias:
-            stacked = np.concatenate([self.vector(name) for name in bias])
-            inputs.append(self.constant(f"{matrix}.bias", stacked))
+            inputs.append(self.bias(matrix, bias))
         return self.tape.op("Linear", inputs, {"matrix": matrix}, domain=ABSTRACT, name=matrix)
 
 
@@ -81,6 +92,15 @@ class LayerCache:
     present: tuple[ir.Value, ir.Value]
 
 
+@dataclass(frozen=True)
+class Place:
+    """A layer's number, and where it finds positions and its cache."""
+
+    layer: int
+    positions: Positions
+    cache: LayerCache
+
+
 def build(spec: ModelSpec, vector: Vectors, max_context: int, feeds: Feeds = "edgert") -> ir.Model:
     """The graph of a model; `vector` reads its norms and biases by name."""
     b = Builder(spec, vector)
@@ -91,10 +111,7 @@ def build(spec: ModelSpec, vector: Vectors, max_context: int, feeds: Feeds = "ed
     hidden = b.tape.op("Embedding", [inputs["input_ids"]], {"matrix": "embedding"}, domain=ABSTRACT)
     residual: ir.Value | None = None
     for layer, cache in enumerate(caches):
-        normed, residual = _norm(b, hidden, residual, f"layers.{layer}.attn_norm")
-        hidden = _attention(b, normed, layer, positions, cache)
-        normed, residual = _norm(b, hidden, residual, f"layers.{layer}.mlp_norm")
-        hidden = _mlp(b, normed, layer)
+        hidden, residual = _layer(b, hidden, residual, Place(layer, positions, cache))
     normed, _ = _norm(b, hidden, residual, "final_norm")
     logits = _head(b, normed, inputs)
 
@@ -107,6 +124,61 @@ def build(spec: ModelSpec, vector: Vectors, max_context: int, feeds: Feeds = "ed
         name="decoder",
     )
     return ir.Model(graph, ir_version=10, producer_name="edgert")
+
+
+@dataclass
+class Open(Builder):
+    """Builds a graph whose norms and biases are inputs rather than initializers."""
+
+    inputs: list[ir.Value] = field(default_factory=list)
+
+    def weight(self, name: str) -> ir.Value:
+        return self._input(name)
+
+    def bias(self, matrix: str, names: list[str]) -> ir.Value:
+        return self._input(f"{matrix}.bias")
+
+    def _input(self, name: str) -> ir.Value:
+        self.inputs.append(_value(name, ir.DataType.FLOAT, "size"))
+        return self.inputs[-1]
+
+
+def build_layer(spec: ModelSpec, layer: int, max_context: int) -> ir.Model:
+    """One layer from hidden states to hidden states, its norms and biases left as inputs.
+
+    Besides `output` and the present keys and values, what every matrix multiplies is an output, named
+    `<matrix>.input`.
+    """
+    b = Open(spec, _no_vectors)
+    hidden = _value("hidden", ir.DataType.FLOAT, "batch", "sequence", spec.hidden_size)
+    lengths = _value("seqlens_k", ir.DataType.INT32, "batch"), _value("total", ir.DataType.INT32)
+    tables = spec.rope.tables(max_context)
+    positions = Positions(*lengths, b.constant("rope.cos", tables[0]), b.constant("rope.sin", tables[1]))
+    cache = _cache(spec, layer)
+    mlp, residual = _layer(b, hidden, None, Place(layer, positions, cache))
+    output = b.op("Add", [mlp, residual], "output")
+    taps = []
+    for node in b.tape.nodes:
+        if node.op_type == "Linear":
+            name = f"{node.attributes.get_string('matrix')}.input"
+            taps.append(b.op("Identity", [node.inputs[0]], name))
+            taps[-1].name = name
+    output.name = "output"
+    return ir.Model(
+        ir.Graph(
+            [hidden, *lengths, *cache.past, *b.inputs],
+            [output, *cache.present, *taps],
+            nodes=b.tape.nodes,
+            initializers=b.tape.initializers,
+            opset_imports=OPSETS,
+            name="layer",
+        ),
+        ir_version=10,
+    )
+
+
+def _no_vectors(name: str) -> FloatArray:
+    raise KeyError(name)
 
 
 def _value(name: str, dtype: ir.DataType, *shape: int | str) -> ir.Value:
@@ -172,8 +244,17 @@ def _norm(b: Builder, x: ir.Value, residual: ir.Value | None, name: str) -> tupl
     return outputs[0], outputs[3]
 
 
-def _attention(b: Builder, x: ir.Value, layer: int, at: Positions, cache: LayerCache) -> ir.Value:
-    spec, prefix = b.spec, f"layers.{layer}"
+def _layer(b: Builder, hidden: ir.Value, residual: ir.Value | None, at: Place) -> tuple[ir.Value, ir.Value]:
+    """What a layer adds to the residual stream, and the stream before that is added."""
+    normed, residual = _norm(b, hidden, residual, f"layers.{at.layer}.attn_norm")
+    attended = _attention(b, normed, at)
+    normed, residual = _norm(b, attended, residual, f"layers.{at.layer}.mlp_norm")
+    return _mlp(b, normed, at.layer), residual
+
+
+def _attention(b: Builder, x: ir.Value, at: Place) -> ir.Value:
+    spec, layer, positions, cache = b.spec, at.layer, at.positions, at.cache
+    prefix = f"layers.{layer}"
     biases = [f"{prefix}.{part}.bias" for part in "qkv"] if spec.qkv_bias else []
     qkv = b.linear(x, f"{prefix}.qkv", biases)
     heads = _normed_heads(b, qkv, prefix) if spec.qk_norm else (qkv, None, None)
@@ -184,11 +265,11 @@ def _attention(b: Builder, x: ir.Value, layer: int, at: Positions, cache: LayerC
         "do_rotary": int(rotates),
         "local_window_size": spec.windows[layer] or -1,
     }
-    tables = [at.cos, at.sin] if rotates else []
+    tables = [positions.cos, positions.sin] if rotates else []
     attended = ir.Value(name=f"{prefix}.attention")
     b.tape.op_multi_out(
         "GroupQueryAttention",
-        [*heads, *cache.past, at.seqlens_k, at.total, *tables],
+        [*heads, *cache.past, positions.seqlens_k, positions.total, *tables],
         attributes,
         outputs=[attended, *cache.present],
         domain=MICROSOFT,
@@ -229,13 +310,26 @@ def _mlp(b: Builder, x: ir.Value, layer: int) -> ir.Value:
     up = b.linear(x, f"{prefix}.up", biases[1:])
     active = b.op("QuickGelu", [gate], f"{prefix}.silu", alpha=1.0)
     product = b.op("Mul", [active, up], f"{prefix}.mlp")
+    if b.spec.down_block:
+        product = _in_blocks(b, product, f"{prefix}.hadamard")
     return b.linear(product, f"{prefix}.down", [f"{prefix}.down.bias"] if b.spec.mlp_bias else [])
+
+
+def _in_blocks(b: Builder, x: ir.Value, name: str) -> ir.Value:
+    """x (batch, sequence, n) with every block of `down_block` channels times a Hadamard matrix."""
+    size = b.spec.down_block
+    blocks = b.op("Reshape", [x, b.shared("blocks", np.array([0, 0, -1, size], np.int64))], f"{name}/blocks")
+    turned = b.op("MatMul", [blocks, b.shared("hadamard", hadamard(size))], name)
+    whole = b.shared("whole", np.array([0, 0, b.spec.intermediate_size], np.int64))
+    return b.op("Reshape", [turned, whole], f"{name}/flat")
 
 
 def _head(b: Builder, x: ir.Value, inputs: Mapping[str, ir.Value]) -> ir.Value:
     """Logits (batch, wanted, vocab) of the wanted positions only: the head is the largest matrix."""
     wanted = inputs.get("logits_positions") or b.constant("last", np.array([-1], np.int64))
     picked = b.op("Gather", [x, wanted], "wanted", axis=1)
+    if b.spec.head_mix:
+        picked = b.op("MatMul", [picked, b.weight("head_mix.weight")], "head_mix")
     matrix = "embedding" if b.spec.tied_embeddings else "head"
     logits = _value("logits", ir.DataType.FLOAT, "batch", "wanted", b.spec.vocab_size)
     b.tape.op("Linear", [picked], {"matrix": matrix}, domain=ABSTRACT, name="head", output=logits)

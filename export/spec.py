@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+import math
+from dataclasses import MISSING, dataclass, fields
 
 from .rope import Rope
 
@@ -12,7 +13,8 @@ class ModelSpec:
     """A decoder-only transformer with RMSNorm, rotary attention and a gated SiLU feed-forward.
 
     `rope_layers` and `windows` have one entry a layer: whether it rotates, and how many of the latest
-    tokens it sees (None: all of them).
+    tokens it sees (None: all of them). A model in another basis (basis.py) may need a matrix before its head,
+    `head_mix`, and Hadamard matrices of `down_block` before down (0: none).
     """
 
     family: str
@@ -33,11 +35,18 @@ class ModelSpec:
     o_bias: bool
     mlp_bias: bool
     qk_norm: bool
+    head_mix: bool = False
+    down_block: int = 0
 
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            if isinstance(value, int) and not isinstance(value, bool) and value < 1:
+            if (
+                isinstance(value, int)
+                and not isinstance(value, bool)
+                and value < 1
+                and field.default is MISSING
+            ):
                 raise ValueError(f"{field.name} must be positive, not {value}")
         if self.num_heads % self.num_kv_heads:
             raise ValueError(
@@ -60,6 +69,8 @@ class ModelSpec:
         }
         if not self.tied_embeddings:
             shapes["head.weight"] = (self.vocab_size, self.hidden_size)
+        if self.head_mix:
+            shapes["head_mix.weight"] = (self.hidden_size, self.hidden_size)
         for layer in range(self.num_layers):
             for name, shape in self._layer_tensors().items():
                 shapes[f"layers.{layer}.{name}"] = shape
@@ -88,11 +99,5 @@ class ModelSpec:
 
     @property
     def parameters(self) -> int:
-        """Number of weights, tied tables counted once."""
-        total = 0
-        for shape in self.tensors().values():
-            size = 1
-            for dim in shape:
-                size *= dim
-            total += size
-        return total
+        """Number of weights of the model as it was trained, tied tables counted once."""
+        return sum(math.prod(shape) for name, shape in self.tensors().items() if name != "head_mix.weight")

@@ -1,0 +1,185 @@
+"""Basis: the same model in a basis where no channel stands out, so that few bits hold its activations.
+
+A transformer computes the same in any orthogonal basis of its residual stream, once the norms' weights are
+folded into the matrices that follow them; in a random basis activations are nearly Gaussian, and a block of
+them loses less to quantization than one with an outlier. Heads are rotated likewise between v and o, and the
+input of down, which no weight can rotate, in blocks at run time. After QuaRot (Ashkboos et al., 2024,
+arXiv:2404.00456); unlike there, sizes need not be powers of two, and tied embeddings stay tied.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from threading import Lock
+
+import numpy as np
+
+from .checkpoint import Checkpoint, FloatArray, InMemory, StoredTensor
+from .rotation import Rotation, hadamard, random_rotation
+from .spec import ModelSpec
+
+Turn = Callable[[FloatArray], FloatArray]
+
+
+def rotated(checkpoint: Checkpoint, down_block: int = 0) -> Checkpoint:
+    """The checkpoint in a random basis; what it computes is the same up to float32 rounding.
+
+    `down_block`: how many channels of down's input the graph rotates together (a power of two that divides
+    the intermediate size), 0 for none.
+    """
+    spec = checkpoint.spec
+    turner = _Turner(dict(checkpoint.tensors), spec, down_block)
+    turner.embedding()
+    for layer in range(spec.num_layers):
+        turner.attention(f"layers.{layer}")
+        turner.mlp(f"layers.{layer}")
+    turner.head()
+    spec = replace(spec, head_mix=spec.tied_embeddings, down_block=down_block)
+    return replace(checkpoint, spec=spec, tensors=turner.tensors)
+
+
+class _Turner:
+    """Replaces tensors by turned ones, nothing of which is computed before it is read."""
+
+    def __init__(self, tensors: dict[str, StoredTensor], spec: ModelSpec, down_block: int) -> None:
+        self.tensors = tensors
+        self.tied = spec.tied_embeddings
+        self.basis, self.heads = random_rotation(spec.hidden_size), random_rotation(spec.head_dim)
+        self.down_block = down_block
+        self.latest = _Latest()
+
+    def embedding(self) -> None:
+        self._columns("embedding", self.basis.right)
+
+    def attention(self, layer: str) -> None:
+        self._fold(f"{layer}.attn_norm", [f"{layer}.{name}" for name in "qkv"])
+        groups = _by_head(self.heads)
+        v = self.tensors[f"{layer}.v.weight"]
+        self.tensors[f"{layer}.v.weight"] = _Groups(v, self.heads.size, groups)
+        self._bias(f"{layer}.v", groups)
+        self._writes(f"{layer}.o", _per_head(self.heads))
+
+    def mlp(self, layer: str) -> None:
+        self._fold(f"{layer}.mlp_norm", [f"{layer}.gate", f"{layer}.up"])
+        self._writes(f"{layer}.down", _in_blocks(self.down_block) if self.down_block else _as_is)
+
+    def head(self) -> None:
+        """A tied table has the embedding's basis, so the norm's weight becomes a matrix of its own."""
+        if not self.tied:
+            self._fold("final_norm", ["head"])
+            return
+        diagonal = np.diag(self._norm("final_norm"))
+        self.tensors["head_mix.weight"] = InMemory(self.basis.left(self.basis.right(diagonal)))
+
+    def _fold(self, norm: str, readers: list[str]) -> None:
+        """Readers of the residual stream: the norm's weight, then the basis, on their columns."""
+        weight = self._norm(norm)
+        for name in readers:
+            self._columns(name, lambda x: self.basis.right(x * weight))
+
+    def _writes(self, name: str, columns: Turn) -> None:
+        """Writers of the residual stream: their columns as given, the basis on their rows."""
+        tensor = self.tensors[f"{name}.weight"]
+        self.tensors[f"{name}.weight"] = _Whole(tensor, lambda x: self.basis.left(columns(x)), self.latest)
+        self._bias(name, self.basis.left)
+
+    def _columns(self, name: str, turn: Turn) -> None:
+        self.tensors[f"{name}.weight"] = _Columns(self.tensors[f"{name}.weight"], turn)
+
+    def _bias(self, name: str, turn: Turn) -> None:
+        if (bias := self.tensors.get(f"{name}.bias")) is not None:
+            column = bias.rows(0, bias.shape[0])[:, None]
+            self.tensors[f"{name}.bias"] = InMemory(turn(column)[:, 0])
+
+    def _norm(self, name: str) -> FloatArray:
+        """A norm's weight, which becomes ones."""
+        stored = self.tensors[f"{name}.weight"]
+        weight = stored.rows(0, stored.shape[0])
+        self.tensors[f"{name}.weight"] = InMemory(np.ones_like(weight))
+        return weight
+
+
+def _by_head(head: Rotation) -> Turn:
+    """Rows of v, a head's at a time."""
+    return lambda x: np.concatenate([head.left(part) for part in np.split(x, len(x) // head.size)])
+
+
+def _per_head(head: Rotation) -> Turn:
+    """Columns of o, a head's at a time."""
+    return lambda x: head.right(x.reshape(-1, head.size)).reshape(x.shape)
+
+
+def _in_blocks(size: int) -> Turn:
+    """Columns of down; a Hadamard matrix is its own inverse."""
+    matrix = hadamard(size)
+    return lambda x: (x.reshape(-1, size) @ matrix).reshape(x.shape)
+
+
+def _as_is(x: FloatArray) -> FloatArray:
+    return x
+
+
+@dataclass(frozen=True)
+class _Columns:
+    """A tensor whose rows are scaled by a norm's weight and rotated: rows still come one by one."""
+
+    tensor: StoredTensor
+    turn: Callable[[FloatArray], FloatArray]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.tensor.shape
+
+    def rows(self, start: int, stop: int) -> FloatArray:
+        return self.turn(self.tensor.rows(start, stop))
+
+
+@dataclass(frozen=True)
+class _Groups:
+    """A tensor whose rows are mixed within groups of `size`: the heads of v."""
+
+    tensor: StoredTensor
+    size: int
+    turn: Callable[[FloatArray], FloatArray]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.tensor.shape
+
+    def rows(self, start: int, stop: int) -> FloatArray:
+        first, last = start // self.size * self.size, -(-stop // self.size) * self.size
+        return self.turn(self.tensor.rows(first, last))[start - first : stop - first]
+
+
+@dataclass(frozen=True)
+class _Whole:
+    """A tensor whose rows are all mixed: whole, computed once, dropped when another is asked for."""
+
+    tensor: StoredTensor
+    turn: Callable[[FloatArray], FloatArray]
+    latest: _Latest
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.tensor.shape
+
+    def rows(self, start: int, stop: int) -> FloatArray:
+        return self.latest.of(self)[start:stop]
+
+
+@dataclass
+class _Latest:
+    """The one mixed matrix that is held in memory."""
+
+    owner: _Whole | None = None
+    matrix: FloatArray = field(default_factory=lambda: np.empty(0, np.float32))
+    lock: Lock = field(default_factory=Lock)
+
+    def of(self, tensor: _Whole) -> FloatArray:
+        with self.lock:
+            if self.owner is not tensor:
+                self.owner, self.matrix = None, np.empty(0, np.float32)  # the old one first
+                self.matrix = tensor.turn(tensor.tensor.rows(0, tensor.shape[0]))
+                self.owner = tensor
+            return self.matrix

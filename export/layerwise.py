@@ -1,0 +1,136 @@
+"""Layerwise: the fp32 model run a layer at a time, so that only one layer's weights are in memory.
+
+It is the reference that bundles are measured against, and where calibration sees what each matrix multiplies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from edgert.session import ort, session_options
+
+from .checkpoint import Checkpoint, FloatArray
+from .forms import fp32
+from .graph import build_layer
+from .lower import lower
+from .matrix import Matrix, matrices
+
+Tokens = npt.NDArray[np.int64]
+BATCH = 2048  # tokens at a time
+
+Weights = Mapping[str, FloatArray]  # norms, biases and matrices of one layer; names lack `layers.<n>.`
+
+
+@dataclass(frozen=True)
+class LayerOutput:
+    """What a layer made of some windows.
+
+    `hidden` (windows, tokens, hidden_size); `inputs`: what each kind of matrix multiplied, (windows × tokens,
+    columns); `keys` after rotation and `values`, (windows, KV heads, tokens, head_dim).
+    """
+
+    hidden: FloatArray
+    inputs: Mapping[str, FloatArray]
+    keys: FloatArray
+    values: FloatArray
+
+
+class Layerwise:
+    """A checkpoint's layers as functions of hidden states."""
+
+    def __init__(self, checkpoint: Checkpoint, window: int) -> None:
+        self.checkpoint = checkpoint
+        self.window = window
+        self.matrices = matrices(checkpoint)
+        self._sessions: dict[tuple[bool, int | None], tuple[int, ort.InferenceSession]] = {}
+
+    def embed(self, tokens: Tokens) -> FloatArray:
+        """Hidden states (windows, tokens, hidden_size) before the first layer."""
+        table = self.checkpoint.tensors["embedding.weight"]
+        known, places = np.unique(tokens, return_inverse=True)
+        rows = np.concatenate([table.rows(token, token + 1) for token in known.tolist()])
+        return rows[places.reshape(tokens.shape)]
+
+    def weights(self, layer: int) -> dict[str, FloatArray]:
+        """Everything one layer multiplies by or adds, float32."""
+        prefix = f"layers.{layer}."
+        found = {
+            name.removeprefix(prefix): matrix.read()
+            for name, matrix in self.matrices.items()
+            if name.startswith(prefix)
+        }
+        vectors = {name: t for name, t in self.checkpoint.tensors.items() if name.startswith(prefix)}
+        for name, tensor in vectors.items():
+            if len(tensor.shape) == 1:
+                found[name.removeprefix(prefix)] = tensor.rows(0, tensor.shape[0])
+        if "q.bias" in found:
+            found["qkv.bias"] = np.concatenate([found[f"{part}.bias"] for part in "qkv"])
+        return found
+
+    def run(self, layer: int, weights: Weights, hidden: FloatArray) -> Iterator[LayerOutput]:
+        """Some windows at a time, in order."""
+        step = max(1, BATCH // self.window)
+        for start in range(0, len(hidden), step):
+            yield self._run(layer, weights, hidden[start : start + step])
+
+    def final(self, hidden: FloatArray) -> FloatArray:
+        """What the head multiplies, (windows × tokens, hidden_size)."""
+        spec = self.checkpoint.spec
+        rows = hidden.reshape(-1, spec.hidden_size)
+        scale = np.sqrt((rows * rows).mean(-1, keepdims=True) + np.float32(spec.norm_eps))
+        normed: FloatArray = rows / scale * self.checkpoint.vector("final_norm.weight")
+        return normed @ self.checkpoint.vector("head_mix.weight") if spec.head_mix else normed
+
+    @property
+    def head(self) -> Matrix:
+        return self.matrices["embedding" if self.checkpoint.spec.tied_embeddings else "head"]
+
+    def logits(self, final: FloatArray) -> FloatArray:
+        """(tokens, vocab) of what `final` returned, the head read in chunks."""
+        parts = [final @ part.rows(start, stop).T for part, start, stop in self.head.chunks()]
+        return np.concatenate(parts, axis=1)
+
+    def _run(self, layer: int, weights: Weights, hidden: FloatArray) -> LayerOutput:
+        built_for, session = self._session(layer)
+        spec = self.checkpoint.spec
+        windows, length, _ = hidden.shape
+        empty = np.zeros((windows, spec.num_kv_heads, 0, spec.head_dim), np.float32)
+        feeds: dict[str, npt.NDArray[np.generic]] = {
+            "hidden": hidden,
+            "seqlens_k": np.full(windows, length - 1, np.int32),
+            "total": np.array(length, np.int32),
+            f"past_key_values.{built_for}.key": empty,
+            f"past_key_values.{built_for}.value": empty,
+        }
+        prefix = f"layers.{built_for}."
+        for value in session.get_inputs():
+            if value.name.startswith(prefix):
+                name = value.name.removeprefix(prefix).removesuffix(".matrix.weights")
+                feeds[value.name] = weights[name]
+        names = [value.name for value in session.get_outputs()]
+        found = dict(zip(names, session.run(names, feeds), strict=True))
+        inputs = {
+            name.removeprefix(prefix).removesuffix(".input"): array.reshape(windows * length, -1)
+            for name, array in found.items()
+            if name.endswith(".input")
+        }
+        keys, values = found[f"present.{built_for}.key"], found[f"present.{built_for}.value"]
+        return LayerOutput(found["output"], inputs, keys, values)
+
+    def _session(self, layer: int) -> tuple[int, ort.InferenceSession]:
+        """Layers of one kind share a session; which layer it was built for, for the names."""
+        spec = self.checkpoint.spec
+        kind = spec.rope_layers[layer], spec.windows[layer]
+        if kind not in self._sessions:
+            model = build_layer(spec, layer, self.window)
+            for slot in lower(model, self.matrices, fp32()):
+                model.graph.inputs.append(slot.value)
+            proto = ir.to_proto(model).SerializeToString()
+            session = ort.InferenceSession(proto, session_options(0, spin=True), ["CPUExecutionProvider"])
+            self._sessions[kind] = layer, session
+        return self._sessions[kind]

@@ -1,0 +1,61 @@
+"""A rotated checkpoint computes what the original does; layer by layer as well as whole."""
+
+import numpy as np
+import pytest
+import reference
+import tiny
+
+from edgert.export.basis import rotated
+from edgert.export.layerwise import Layerwise
+from edgert.export.rotation import hadamard, random_rotation
+from edgert.export.source import open_checkpoint
+
+IDS = np.random.default_rng(7).integers(5, tiny.VOCAB, 90)
+
+
+def logits(checkpoint):
+    layers = Layerwise(checkpoint, 45)
+    hidden = layers.embed(IDS[None])
+    for layer in range(checkpoint.spec.num_layers):
+        outputs = list(layers.run(layer, layers.weights(layer), hidden))
+        hidden = np.concatenate([output.hidden for output in outputs])
+    return layers.logits(layers.final(hidden))
+
+
+@pytest.mark.parametrize("down_block", [None, 0, 32])
+@pytest.mark.parametrize("family", tiny.CONFIGS)
+def test_layer_by_layer_in_any_basis_equals_the_reference(family, down_block, checkpoints):
+    config = tiny.Tiny(family).config
+    checkpoint = open_checkpoint(checkpoints(family))
+    if down_block is not None:
+        checkpoint = rotated(checkpoint, down_block)
+    expected = reference.forward(config, tiny.random_tensors(config), IDS.tolist(), 45)
+    assert np.abs(expected).max() > 1
+    assert np.abs(logits(checkpoint) - expected).max() < 1e-3
+
+
+@pytest.mark.parametrize("size", [1, 7, 64, 576, 896, 1536, 4096])
+def test_rotations_are_orthogonal(size):
+    rotation = random_rotation(size)
+    matrix = rotation.right(np.eye(size, dtype=np.float32)[: min(size, 64)])
+    assert np.abs(matrix @ matrix.T - np.eye(len(matrix))).max() < 1e-5
+    x = np.random.default_rng(0).normal(size=(size, 3)).astype(np.float32)
+    assert np.abs(rotation.left(x) - rotation.right(x.T).T).max() < 1e-6
+
+
+def test_a_rotation_spreads_an_outlier():
+    x = np.zeros((1, 576), np.float32)
+    x[0, 100] = 24
+    assert np.abs(random_rotation(576).right(x)).max() < 4
+
+
+def test_hadamard_is_its_own_inverse():
+    assert np.abs(hadamard(64) @ hadamard(64) - np.eye(64)).max() < 1e-6
+
+
+def test_rows_of_a_turned_tensor_come_in_any_order(checkpoints):
+    checkpoint = rotated(open_checkpoint(checkpoints("llama-biased")), 32)
+    for name, tensor in checkpoint.tensors.items():
+        whole = tensor.rows(0, tensor.shape[0])
+        start, stop = tensor.shape[0] // 3, tensor.shape[0] // 2
+        assert np.abs(tensor.rows(start, stop) - whole[start:stop]).max() < 1e-5, name
