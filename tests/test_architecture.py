@@ -19,17 +19,17 @@ SOURCES = [*RUNTIME, *sorted((ROOT / "export").rglob("*.py")), *sorted((ROOT / "
 LAYERS = [
     {"__main__"},
     {"cli"},
-    {"cli.answering", "cli.inspecting"},
+    {"cli.answering", "cli.comparing", "cli.inspecting"},
     {"cli.opening"},
     {"cli.exporting"},
     {"cli.console", "cli.options"},
-    {"chat"},
-    {"conversation"},
-    {"model"},
-    {"answer", "decoder", "stops"},
+    {"chat", "comparison_page"},
+    {"compare", "conversation"},
+    {"comparison", "model"},
+    {"answer", "decoder", "prompts", "stops"},
     {"cache", "fidelity", "sampler", "tokenizer", "template"},
     {"session"},
-    {"bundle", "devices", "home"},
+    {"bundle", "devices", "final", "home", "saving"},
     {"errors"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
@@ -118,6 +118,13 @@ def test_every_package_folder_is_listed():
         for init in (ROOT / folder).rglob("__init__.py"):
             found.add(".".join([package, *init.parent.relative_to(ROOT / folder).parts]))
     assert found == set(SETUPTOOLS["packages"])
+
+
+def test_every_data_file_is_listed():
+    for package, folder in SETUPTOOLS["package-dir"].items():
+        for path in (ROOT / folder).rglob("*.*"):
+            if path.suffix not in (".py", ".pyc"):
+                assert any(path.match(pattern) for pattern in SETUPTOOLS["package-data"][package]), path
 
 
 def test_nothing_top_level_is_called_export_or_devices():
