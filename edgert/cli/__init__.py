@@ -10,6 +10,7 @@ import click
 from edgert import __version__
 from edgert.cli import console
 from edgert.cli.answering import chat, generate
+from edgert.cli.comparing import compare
 from edgert.cli.exporting import export, pull
 from edgert.cli.inspecting import info, list_devices
 
@@ -27,5 +28,5 @@ def main() -> None:
     console.speak_utf8()
 
 
-for command in (chat, generate, export, pull, info, list_devices):
+for command in (chat, generate, compare, export, pull, info, list_devices):
     main.add_command(command)
