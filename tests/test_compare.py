@@ -323,11 +323,11 @@ def test_the_screen(bundles, found, tmp_path):
     fork, summary = next(pair.fork for pair in found.pairs if pair.fork), found.summary
     assert "  1  the quick brown fox\n" in result.stdout
     assert f"parts after {fork.index} equal tokens: reference {fork.reference} " in result.stdout
-    assert f"2 prompts: {summary.identical} identical answers\n" in result.stdout
-    assert (
-        f"mean KL {summary.mean_kl:.4f} nats a token, top-1 agreement {summary.top1:.1%}\n" in result.stdout
-    )
-    assert "2 cut off" in result.stdout and f"Side by side: {page}\n" in result.stdout
+    assert f"identical answers    {summary.identical} of 2\n" in result.stdout
+    assert f"mean KL              {summary.mean_kl:.4f} nats a token\n" in result.stdout
+    assert f"top-1 agreement      {summary.top1:.1%}\n" in result.stdout
+    assert "prompts              2, 2 cut off" in result.stdout
+    assert result.stdout.endswith(f"side by side         {page}\n")
     assert "the quick brown fox" in page.read_text("utf-8")
     assert {path.name for path in tmp_path.iterdir()} == {"asked.txt", "page.html"}
 
@@ -345,8 +345,16 @@ def test_json_holds_everything(bundles, found):
 
 def test_a_dozen_questions_are_built_in(bundles):
     result = run(bundles(), bundles(), "--max-tokens", 1)
-    assert "12 prompts: 12 identical answers\n12 equal final answers" in result.stdout
-    assert "first difference" not in result.stdout and "--page FILE.html" in result.stdout
+    assert "identical answers    12 of 12\nequal final answers  12 of 12\nmean KL " in result.stdout
+    assert result.stdout.endswith("side by side         with --page FILE.html\n")
+
+
+def test_the_screen_says_who_is_still_thinking(bundles, tmp_path):
+    changed(bundles(), tmp_path / "b", "chat_template.jinja", "<|assistant|>", "Right:<think>")
+    screen = run(tmp_path / "b", bundles(), "--prompts", "-", "--max-tokens", 4, input="fox").stdout
+    assert "; no final answer: still thinking\n" in screen
+    assert "0 of 1, 1 without one: still thinking\n" in screen
+    assert "chat templates       differ: 1 prompts" in screen
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from edgert.cli.options import model_options
 from edgert.errors import UsageError
 
 if TYPE_CHECKING:
-    from edgert.comparison import Comparison, Pair
+    from edgert.comparison import Comparison, Pair, Summary
     from edgert.prompts import Question
 
 
@@ -52,7 +52,7 @@ def compare(
     edgert compare A B --max-tokens 2000 --page compared.html   R1 students need room to think
 
     Answers are greedy. KL is that of the reference's predictions against the bundle's, in nats, at each token
-    of the reference's answer: 0 is equal, below 0.01 is rarely noticed. Final answers are what follows
+    of the reference's answer: 0 is equal, int8 is usually near 0.005. Final answers are what follows
     </think>; of two with a \\boxed{} only its content counts. Both bundles are in memory at once.
 
     A FILE of prompts has one a line, or JSON lines with {"prompt": TEXT} or {"messages": [...]}; an answer
@@ -73,7 +73,7 @@ def compare(
         click.echo(json.dumps(found.table(), ensure_ascii=False, indent=2))
     else:
         click.echo("\n".join(_lines(found)))
-        click.echo(f"Side by side: {page}" if page else "--page FILE.html shows the answers side by side.")
+        click.echo(f"{'side by side':21}{page or 'with --page FILE.html'}")
 
 
 def _questions(source: str | None) -> list[Question]:
@@ -91,16 +91,22 @@ def _lines(found: Comparison) -> Iterator[str]:
     for number, pair in enumerate(found.pairs, 1):
         yield f"{number:3}  {textwrap.shorten(pair.title, 100, placeholder=' …')}"
         yield from (f"     {line}" for line in _pair_lines(pair))
-    summary = found.summary
-    unanswered = f", {summary.unanswered} without one (still thinking)" if summary.unanswered else ""
-    cut = f"; {summary.cut} cut off: --max-tokens gives room" if summary.cut else ""
-    yield f"\n{summary.prompts} prompts: {summary.identical} identical answers"
-    yield f"{summary.equal_finals} equal final answers{unanswered}{cut}"
+    yield ""
+    yield from (f"{name:21}{value}" for name, value in _summary_rows(found.summary))
+
+
+def _summary_rows(summary: Summary) -> Iterator[tuple[str, str]]:
+    cut = f", {summary.cut} cut off: --max-tokens gives room" if summary.cut else ""
+    yield "prompts", f"{summary.prompts}{cut}"
+    yield "identical answers", f"{summary.identical} of {summary.prompts}"
+    unanswered = f", {summary.unanswered} without one: still thinking" if summary.unanswered else ""
+    yield "equal final answers", f"{summary.equal_finals} of {summary.prompts}{unanswered}"
     if summary.mean_fork is not None:
-        yield f"first difference after {summary.mean_fork:.1f} equal tokens on average"
-    yield f"mean KL {summary.mean_kl:.4f} nats a token, top-1 agreement {summary.top1:.1%}"
+        yield "first difference", f"after {summary.mean_fork:.1f} equal tokens on average"
+    yield "mean KL", f"{summary.mean_kl:.4f} nats a token"
+    yield "top-1 agreement", f"{summary.top1:.1%}"
     if summary.other_prompts:
-        yield f"the chat templates differ: {summary.other_prompts} prompts are not the same tokens in both"
+        yield "chat templates", f"differ: {summary.other_prompts} prompts are not the same tokens in both"
 
 
 def _pair_lines(pair: Pair) -> Iterator[str]:
