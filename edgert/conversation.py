@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from edgert.errors import UsageError
+from edgert.saving import save_text
 from edgert.template import Message, check_messages
 
 
@@ -41,19 +40,8 @@ class Conversation:
         raise UsageError("there is no question yet")
 
     def save(self, path: Path) -> None:
-        """Write aside and rename, so that an older file is never half overwritten. Raises UsageError."""
-        text = json.dumps({"messages": self.messages}, indent=2, ensure_ascii=False) + "\n"
-        aside = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
-            with aside.open("w", encoding="utf-8", errors="replace") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            aside.replace(path)
-        except (OSError, ValueError) as error:
-            with contextlib.suppress(OSError, ValueError):
-                aside.unlink()
-            raise UsageError(f"can't save to {path}: {error}") from error
+        """Write it as JSON. Raises UsageError."""
+        save_text(path, json.dumps({"messages": self.messages}, indent=2, ensure_ascii=False) + "\n")
 
 
 def load(path: Path) -> Conversation:

@@ -64,11 +64,11 @@ class PromptTooLong(EdgertError):
 
     exit_code = 8
 
-    def __init__(self, prompt_tokens: int, context: int) -> None:
+    def __init__(self, prompt_tokens: int, context: int, what: str = "the prompt") -> None:
         self.prompt_tokens = prompt_tokens
         self.context = context
         super().__init__(
-            f"the prompt has {prompt_tokens} tokens, the context holds {context}: "
+            f"{what} has {prompt_tokens} tokens, the context holds {context}: "
             "shorten it, start over (/clear in a chat), or load with a larger --context"
         )
 

@@ -20,6 +20,12 @@ class Tokenizer:
         self._tokenizer.no_padding()
         self._bos = bos_token_id if add_bos else None
 
+    @property
+    def vocabulary(self) -> dict[str, int]:
+        """Ids of all tokens, those added to the model's own included."""
+        vocabulary: dict[str, int] = self._tokenizer.get_vocab(with_added_tokens=True)
+        return vocabulary
+
     def encode(self, text: str) -> list[int]:
         """Ids of raw text to be continued, with the BOS token if the model was trained with one."""
         ids = self._encode(text, True)

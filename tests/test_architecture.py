@@ -12,20 +12,24 @@ import edgert
 
 ROOT = Path(__file__).parent.parent
 SETUPTOOLS = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["setuptools"]
-FOLDERS = {"edgert": "edgert", "edgert.export": "export", "edgert.devices": "devices"}
-SOURCES = [path for folder in FOLDERS.values() for path in sorted((ROOT / folder).glob("*.py"))]
+RUNTIME = sorted((ROOT / "edgert").rglob("*.py"))
+SOURCES = [*RUNTIME, *sorted((ROOT / "export").rglob("*.py")), *sorted((ROOT / "devices").rglob("*.py"))]
 
 # What each runtime module may import of the others: one way, from the command line down to the errors.
 LAYERS = [
     {"__main__"},
     {"cli"},
-    {"chat", "console", "options"},
-    {"conversation"},
-    {"model"},
-    {"answer", "decoder", "stops"},
+    {"cli.answering", "cli.comparing", "cli.inspecting"},
+    {"cli.opening"},
+    {"cli.exporting"},
+    {"cli.console", "cli.options"},
+    {"chat", "comparison_page"},
+    {"compare", "conversation"},
+    {"comparison", "model"},
+    {"answer", "decoder", "prompts", "stops"},
     {"cache", "fidelity", "sampler", "tokenizer", "template"},
     {"session"},
-    {"bundle", "devices", "home"},
+    {"bundle", "devices", "final", "home", "saving"},
     {"errors"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
@@ -43,25 +47,45 @@ def imports(path, top_level_only):
             yield from (f"{base}.{alias.name}" for alias in node.names)
 
 
-def runtime_module(name):
+def runtime_part(name):
+    """`cli` of edgert.cli.console.read_stdin, None of what isn't edgert's."""
     parts = name.split(".")
     return parts[1] if parts[0] == "edgert" and len(parts) > 1 else None
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "edgert").glob("*.py")), ids=lambda p: p.stem)
+def level(name):
+    """Of the module that an imported name is, or is in; None of what has no layer."""
+    parts = name.split(".")[1:] if name.startswith("edgert.") else []
+    modules = (".".join(parts[:length]) for length in range(len(parts), 0, -1))
+    return next((LEVEL[module] for module in modules if module in LEVEL), None)
+
+
+def module_of(path):
+    """`cli.console` of edgert/cli/console.py, `cli` of its __init__.py, the empty string of edgert's own."""
+    parts = path.relative_to(ROOT / "edgert").with_suffix("").parts
+    return ".".join(part for part in parts if part != "__init__")
+
+
+def test_imported_names_are_found_in_their_layer():
+    assert level("edgert.cli.console.read_stdin") == LEVEL["cli.console"] > level("edgert.cli.main")
+    assert level("edgert.export") is None and level("json.loads") is None
+
+
+@pytest.mark.parametrize("path", RUNTIME, ids=module_of)
 def test_runtime_arrows_point_one_way(path):
-    if path.stem == "__init__":
+    module = module_of(path)
+    if not module:
         return
     for name in imports(path, top_level_only=False):
-        target = runtime_module(name)
-        if target in LEVEL:
-            assert LEVEL[target] > LEVEL[path.stem], f"{path.name} imports {name}"
+        target = level(name)
+        if target is not None:
+            assert target > LEVEL[module], f"{path.name} imports {name}"
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "edgert").glob("*.py")), ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", RUNTIME, ids=module_of)
 def test_only_the_command_line_imports_the_exporter_and_only_lazily(path):
     exporter = [n for n in imports(path, top_level_only=False) if n.startswith("edgert.export")]
-    assert not exporter or path.stem == "cli"
+    assert not exporter or module_of(path).startswith("cli.")
     assert not [n for n in imports(path, top_level_only=True) if n.startswith("edgert.export")]
 
 
@@ -70,7 +94,7 @@ def test_exporter_and_devices_use_only_the_contract(folder):
     allowed = {"export", "devices", "bundle", "errors", "fidelity", "session", "template", "__version__"}
     for path in (ROOT / folder).glob("*.py"):
         for name in imports(path, top_level_only=False):
-            assert runtime_module(name) in allowed | {None}, f"{path} imports {name}"
+            assert runtime_part(name) in allowed | {None}, f"{path} imports {name}"
 
 
 def test_no_torch_anywhere():
@@ -94,6 +118,13 @@ def test_every_package_folder_is_listed():
         for init in (ROOT / folder).rglob("__init__.py"):
             found.add(".".join([package, *init.parent.relative_to(ROOT / folder).parts]))
     assert found == set(SETUPTOOLS["packages"])
+
+
+def test_every_data_file_is_listed():
+    for package, folder in SETUPTOOLS["package-dir"].items():
+        for path in (ROOT / folder).rglob("*.*"):
+            if path.suffix not in (".py", ".pyc"):
+                assert any(path.match(pattern) for pattern in SETUPTOOLS["package-data"][package]), path
 
 
 def test_nothing_top_level_is_called_export_or_devices():

@@ -6,8 +6,8 @@ import pytest
 import tiny
 from click.testing import CliRunner
 
-from edgert import cli, home, open_bundle
-from edgert.cli import main
+from edgert import home, open_bundle
+from edgert.cli import main, opening
 
 
 def run(*arguments, input=None):
@@ -151,9 +151,11 @@ def test_a_missing_default_student_is_named_with_the_command():
 
 def test_a_missing_default_student_is_offered_on_a_terminal(monkeypatch, bundles):
     monkeypatch.setattr("sys.stdin", Terminal())
-    monkeypatch.setattr(cli.click, "confirm", lambda *_, **__: True)
-    monkeypatch.setattr(cli, "_pull", lambda name: bundles() if name == home.DEFAULT_MODEL else None)
-    assert cli._default_bundle() == bundles()
+    monkeypatch.setattr(opening.click, "confirm", lambda *_, **__: True)
+    monkeypatch.setattr(
+        opening, "pull_bundle", lambda name: bundles() if name == home.DEFAULT_MODEL else None
+    )
+    assert opening.default_bundle() == bundles()
 
 
 class Terminal:

@@ -1,9 +1,11 @@
-"""The console: errors in one line, prompts from standard input, UTF-8 to wherever the output goes."""
+"""The console: errors in one line, prompts from standard input, progress, UTF-8 wherever the output goes."""
 
 from __future__ import annotations
 
 import io
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import click
@@ -48,3 +50,16 @@ def read_stdin() -> str:
     if not text:
         raise UsageError("the piped prompt is empty")
     return text
+
+
+@contextmanager
+def progress_bar(label: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar on standard error, hidden where that is no terminal. Yields what is told (done, total)."""
+    hidden = not sys.stderr.isatty()
+    with click.progressbar(length=1, label=label, file=sys.stderr, hidden=hidden) as bar:
+
+        def progress(done: int, total: int) -> None:
+            bar.length = total
+            bar.update(done - bar.pos)
+
+        yield progress

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
+
+if TYPE_CHECKING:
+    from edgert.model import Options
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -48,3 +51,8 @@ def model_options(command: Command) -> Command:
     ):
         command = option(command)
     return command
+
+
+def given(sampling: dict[str, Any]) -> Options:
+    """Only the options that were given."""
+    return cast("Options", {name: value for name, value in sampling.items() if value not in (None, ())})

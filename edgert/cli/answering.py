@@ -1,0 +1,90 @@
+"""Commands that answer: chat, generate."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import click
+
+from edgert.cli import console
+from edgert.cli.opening import load_model
+from edgert.cli.options import given, model_options, sampling_options
+
+
+@click.command(short_help="Talk to a bundle.")
+@click.argument("bundle", required=False)
+@click.option("--system", help="System prompt; without it the model's own is used, if it has one.")
+@model_options
+@sampling_options
+def chat(
+    *, bundle: str | None, system: str | None, device: str | None, context: int | None, **sampling: Any
+) -> None:
+    """Talk to a bundle, given as a folder or by the name it was pulled under.
+
+    With a prompt piped in it answers and exits:  echo "Why is the sky blue?" | edgert chat
+    """
+    from edgert.chat import Chat
+
+    piped = None if console.on_terminal() else console.read_stdin()
+    session = Chat(load_model(bundle, device, context), given(sampling), system)
+    if piped is None:
+        session.loop()
+    else:
+        session.answer(piped)
+
+
+@click.command
+@click.argument("bundle", required=False)
+@click.option("-p", "--prompt", required=True, help="The question; '-' reads it from standard input.")
+@click.option("--raw", is_flag=True, help="Continue the text as it is, without the chat template.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print text, token ids, finish reason and speeds as JSON."
+)
+@model_options
+@sampling_options
+def generate(
+    *,
+    bundle: str | None,
+    prompt: str,
+    raw: bool,
+    as_json: bool,
+    device: str | None,
+    context: int | None,
+    **sampling: Any,
+) -> None:
+    """Answer one prompt and exit.
+
+    \b
+    edgert generate -p "Why is the sky blue?" --max-tokens 100
+    edgert generate ./bundle -p "Once upon a time" --raw --json
+    """
+    from edgert.answer import cut_notice
+
+    model = load_model(bundle, device, context)
+    text = console.read_stdin() if prompt == "-" else prompt
+    stream = model.stream(model.tokenizer.encode(text) if raw else text, **given(sampling))
+    if as_json:
+        click.echo(json.dumps(_reply_json(stream), ensure_ascii=False, indent=2))
+        return
+    for chunk in stream:
+        click.echo(chunk.text, nl=False)
+    click.echo()
+    if chunk.finish_reason == "length":
+        click.echo(cut_notice(chunk.timings, model.context), err=True)
+
+
+def _reply_json(stream: Any) -> dict[str, Any]:
+    from edgert.answer import join
+
+    reply = join(stream)
+    timings = reply.timings
+    return {
+        "text": reply.text,
+        "token_ids": list(reply.token_ids),
+        "finish_reason": reply.finish_reason,
+        "prompt_tokens": timings.prompt_tokens,
+        "prefill_tokens_per_s": round(timings.prefill_tokens_per_s, 2),
+        "decode_tokens_per_s": round(timings.decode_tokens_per_s, 2),
+        "time_to_first_token_s": round(timings.time_to_first_token_s, 4),
+    }

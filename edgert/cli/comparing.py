@@ -1,0 +1,126 @@
+"""The command that compares two bundles."""
+
+from __future__ import annotations
+
+import json
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from edgert.cli import console
+from edgert.cli.opening import load_model
+from edgert.cli.options import model_options
+from edgert.errors import UsageError
+
+if TYPE_CHECKING:
+    from edgert.comparison import Comparison, Pair, Summary
+    from edgert.prompts import Question
+
+
+@click.command(short_help="Compare a bundle's answers with a reference's.")
+@click.argument("bundle")
+@click.argument("reference")
+@click.option("--prompts", "source", metavar="FILE", help="Prompts of your own; '-' reads standard input.")
+@click.option("--max-tokens", type=click.IntRange(1), default=128, show_default=True, help="Longest answer.")
+@click.option("--json", "as_json", is_flag=True, help="Print answers, tokens and figures as JSON.")
+@click.option(
+    "--page",
+    metavar="FILE.html",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write a page to read side by side.",
+)
+@model_options
+def compare(
+    *,
+    bundle: str,
+    reference: str,
+    source: str | None,
+    max_tokens: int,
+    as_json: bool,
+    page: Path | None,
+    device: str | None,
+    context: int | None,
+) -> None:
+    """Ask two bundles the same and show where their answers part and how far apart they are.
+
+    \b
+    edgert compare ./student-int8 ./student-fp32                what int8 costs
+    edgert compare ./today ./last-month --prompts mine.txt      what an export changed
+    edgert compare A B --max-tokens 2000 --page compared.html   R1 students need room to think
+
+    Answers are greedy. KL is that of the reference's predictions against the bundle's, in nats, at each token
+    of the reference's answer: 0 is equal, int8 is usually near 0.005. Final answers are what follows
+    </think>; of two with a \\boxed{} only its content counts. Both bundles are in memory at once.
+
+    A FILE of prompts has one a line, or JSON lines with {"prompt": TEXT} or {"messages": [...]}; an answer
+    at the end of the messages is left out. Without it a dozen built-in questions are asked.
+    """
+    from edgert import comparison_page
+    from edgert.compare import compare
+
+    if page and not page.parent.is_dir():
+        raise UsageError(f"can't save to {page}: there is no folder {page.parent}; make it first")
+    asked = _questions(source)
+    ours, theirs = (load_model(name, device, context) for name in (bundle, reference))
+    with console.progress_bar("Comparing") as progress:
+        found = compare(ours, theirs, asked, max_tokens, progress)
+    if page:
+        comparison_page.save(found, page)
+    if as_json:
+        click.echo(json.dumps(found.table(), ensure_ascii=False, indent=2))
+    else:
+        click.echo("\n".join(_lines(found)))
+        click.echo(f"{'side by side':21}{page or 'with --page FILE.html'}")
+
+
+def _questions(source: str | None) -> list[Question]:
+    from edgert import prompts
+
+    if source is None:
+        return list(prompts.BUILT_IN)
+    if source == "-":
+        return prompts.parse(console.read_stdin(), "standard input")
+    return prompts.read(Path(source))
+
+
+def _lines(found: Comparison) -> Iterator[str]:
+    yield f"{found.bundle}\nagainst {found.reference}; greedy, at most {found.max_tokens} tokens\n"
+    for number, pair in enumerate(found.pairs, 1):
+        yield f"{number:3}  {textwrap.shorten(pair.title, 100, placeholder=' …')}"
+        yield from (f"     {line}" for line in _pair_lines(pair))
+    yield ""
+    yield from (f"{name:21}{value}" for name, value in _summary_rows(found.summary))
+
+
+def _summary_rows(summary: Summary) -> Iterator[tuple[str, str]]:
+    cut = f", {summary.cut} cut off: --max-tokens gives room" if summary.cut else ""
+    yield "prompts", f"{summary.prompts}{cut}"
+    yield "identical answers", f"{summary.identical} of {summary.prompts}"
+    unanswered = f", {summary.unanswered} without one: still thinking" if summary.unanswered else ""
+    yield "equal final answers", f"{summary.equal_finals} of {summary.prompts}{unanswered}"
+    if summary.mean_fork is not None:
+        yield "first difference", f"after {summary.mean_fork:.1f} equal tokens on average"
+    yield "mean KL", f"{summary.mean_kl:.4f} nats a token"
+    yield "top-1 agreement", f"{summary.top1:.1%}"
+    if summary.other_prompts:
+        yield "chat templates", f"differ: {summary.other_prompts} prompts are not the same tokens in both"
+
+
+def _pair_lines(pair: Pair) -> Iterator[str]:
+    if fork := pair.fork:
+        theirs, ours = fork.reference, fork.bundle
+        yield (
+            f"parts after {fork.index} equal tokens: reference {theirs} {theirs.probability:.0%}, "
+            f"bundle {ours} {ours.probability:.0%} ({fork.alternative:.0%} by the reference)"
+        )
+    else:
+        yield f"the same {len(pair.reference.token_ids)} tokens"
+    if not pair.answered:
+        final = "no final answer: still thinking"
+    else:
+        final = "equal final answers" if pair.equal_finals else "different final answers"
+    worst = f"largest {pair.kl[pair.worst]:.4f} at token {pair.worst + 1}"
+    yield f"KL {pair.mean_kl:.4f}, {worst}; top-1 {pair.top1:.1%}; {final}"

@@ -1,0 +1,382 @@
+"""Two bundles on the same prompts: where their answers part, how far apart they are, and the page."""
+
+import json
+import shutil
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+import tiny
+from click.testing import CliRunner
+
+import edgert
+from edgert import comparison_page, prompts
+from edgert.cli import main
+from edgert.compare import compare
+from edgert.comparison import Answer, Choice, Comparison, Fork, Pair, Side
+from edgert.export import ExportOptions, export
+from edgert.final import boxed, equal_finals, final_answer
+
+ASKED = ["the quick brown fox", [{"role": "user", "content": "one two three"}]]
+
+
+@pytest.fixture(scope="module")
+def fp32(bundles):
+    return edgert.load(bundles(quant="fp32"))
+
+
+@pytest.fixture(scope="module")
+def found(model, fp32):
+    return compare(model, fp32, ASKED, max_tokens=40)
+
+
+def changed(bundle, folder, file, old, new):
+    """A copy of a bundle with a text replaced by one of the same length, which keeps the manifest true."""
+    shutil.copytree(bundle, folder)
+    text = (folder / file).read_text("utf-8")
+    assert old in text and len(old) == len(new)
+    (folder / file).write_text(text.replace(old, new), "utf-8")
+    return edgert.load(folder)
+
+
+def probabilities(model, tokens):
+    logits = model.logits(tokens).astype(np.float64)
+    chances = np.exp(logits - logits.max(-1, keepdims=True))
+    return chances / chances.sum(-1, keepdims=True)
+
+
+def test_a_bundle_equals_itself(model, bundles):
+    found = compare(model, edgert.load(bundles()), ASKED, max_tokens=20)
+    assert found.summary.identical == found.summary.equal_finals == 2
+    assert found.summary.mean_kl == 0 and found.summary.top1 == 1 and found.summary.mean_fork is None
+    assert all(len(pair.kl) == len(pair.reference.token_ids) == 20 for pair in found.pairs)
+
+
+def test_int8_and_fp32_part_where_their_tokens_first_differ(found, model, fp32):
+    forks = [pair.fork for pair in found.pairs]
+    assert any(forks)
+    for pair, prompt in zip(found.pairs, ASKED, strict=True):
+        assert pair.bundle.token_ids == model.generate(prompt, max_tokens=40, seed=1).token_ids
+        assert pair.reference.token_ids == fp32.generate(prompt, max_tokens=40, seed=1).token_ids
+        if pair.fork:
+            both = np.array([pair.reference.token_ids, pair.bundle.token_ids])
+            assert pair.fork.index == np.flatnonzero(both[0] != both[1])[0]
+            assert (pair.fork.reference.token_id, pair.fork.bundle.token_id) == tuple(
+                both[:, pair.fork.index]
+            )
+    assert found.summary.mean_fork == np.mean([fork.index for fork in forks if fork])
+
+
+def test_how_sure_each_was(found, model, fp32):
+    pair = next(pair for pair in found.pairs if pair.fork)
+    fork = pair.fork
+    tokens = [*fp32.tokens_of(pair.prompt), *pair.reference.token_ids[: fork.index]]
+    theirs, ours = (probabilities(m, tokens)[-1] for m in (fp32, model))
+    assert fork.reference.probability == pytest.approx(theirs[fork.reference.token_id], rel=1e-3)
+    assert fork.alternative == pytest.approx(theirs[fork.bundle.token_id], rel=1e-3)
+    assert fork.bundle.probability == pytest.approx(ours[fork.bundle.token_id], rel=0.1)  # rows round apart
+    assert fork.reference.probability > fork.alternative
+
+
+def test_kl_is_taken_along_the_reference_answer(found, model, fp32):
+    pair = found.pairs[0]
+    asked = fp32.tokens_of(pair.prompt)
+    p, q = (probabilities(m, [*asked, *pair.reference.token_ids])[len(asked) - 1 : -1] for m in (fp32, model))
+    assert pair.kl == pytest.approx((p * np.log(p / q)).sum(-1), rel=1e-6)
+    assert pair.agrees == tuple(p.argmax(-1) == q.argmax(-1))
+    assert pair.kl[pair.worst] == max(pair.kl) > pair.mean_kl > 0
+    assert found.summary.mean_kl == pytest.approx(np.mean([kl for pair in found.pairs for kl in pair.kl]))
+
+
+def test_comparisons_can_be_repeated(found, model, fp32):
+    model.generate("something else entirely", max_tokens=5)
+    assert compare(model, fp32, ASKED, max_tokens=40) == found
+
+
+def test_pieces_are_the_answer(found):
+    for answer in (a for pair in found.pairs for a in (pair.reference, pair.bundle)):
+        assert "".join(answer.pieces) == answer.text
+        assert len(answer.pieces) == len(answer.probabilities) == len(answer.token_ids) == 40
+
+
+def test_an_end_is_a_choice_like_any_other(fp32, tmp_path):
+    """The same weights, but one takes a token of the answer for its end."""
+    said = fp32.generate(ASKED[0], max_tokens=12).token_ids
+    end = next(token for i, token in enumerate(said) if i >= 4 and token not in said[:i])
+    checkpoint = tiny.write(tmp_path / "c", tiny.Tiny(generation={"eos_token_id": end}))
+    export(checkpoint, tmp_path / "b", ExportOptions(quant="fp32"))
+    stopping = edgert.load(tmp_path / "b")
+    (pair,) = compare(fp32, stopping, ASKED[:1], max_tokens=12).pairs
+    assert pair.fork.index == said.index(end) == len(pair.reference.token_ids)
+    assert (pair.fork.reference.token_id, pair.fork.bundle.token_id) == (None, end)
+    row = probabilities(fp32, [*fp32.tokens_of(ASKED[0]), *pair.reference.token_ids])[-1]
+    ends = stopping.bundle.manifest.generation.eos_token_ids
+    assert pair.fork.reference.probability == pytest.approx(row[list(ends)].sum(), rel=1e-3)
+    assert pair.fork.alternative == pytest.approx(row[end], rel=1e-3)
+    assert len(pair.kl) == pair.fork.index + 1 and max(pair.kl) == 0
+    (reverse,) = compare(stopping, fp32, ASKED[:1], max_tokens=12).pairs
+    assert (reverse.fork.reference.token_id, reverse.fork.bundle.token_id) == (end, None)
+    assert len(reverse.kl) == 12 and reverse.cut
+
+
+def test_each_has_its_own_chat_template(model, bundles, tmp_path):
+    other = changed(bundles(), tmp_path / "b", "chat_template.jinja", "<|assistant|>", "Assistant is:")
+    found = compare(model, other, ASKED, max_tokens=8)
+    assert found.summary.other_prompts == 2
+    assert found.pairs[0].reference.token_ids == other.generate(ASKED[0], max_tokens=8, seed=0).token_ids
+    assert found.summary.mean_kl > 0
+
+
+def test_thinking_opened_by_the_template_has_to_close(model, bundles, tmp_path):
+    thinker = changed(bundles(), tmp_path / "b", "chat_template.jinja", "<|assistant|>", "Right:<think>")
+    found = compare(thinker, model, ASKED[:1], max_tokens=8)
+    assert found.pairs[0].bundle.final is None and found.pairs[0].reference.final is not None
+    assert (found.summary.unanswered, found.summary.equal_finals) == (1, 0)
+
+
+@pytest.mark.parametrize(
+    ("text", "opened", "final"),
+    [
+        ("It is  Paris.\n", False, "It is Paris."),
+        ("<think>\nhm</think>\n\nParis\n", False, "Paris"),
+        ("hm </think> no </think> yes", True, "yes"),
+        ("hm, let me see", True, None),
+        ("\n<think>hm, let me see", False, None),
+        ("hm</think>\n", True, None),  # cut before the answer's first word
+        ("R1 writes <think> first", False, "R1 writes <think> first"),
+    ],
+)
+def test_final_answer(text, opened, final):
+    assert final_answer(text, opened) == final
+
+
+@pytest.mark.parametrize(
+    ("text", "content"),
+    [
+        (r"so \boxed{391}.", "391"),
+        (r"\boxed{1} then \boxed{\frac{1}{2} }", r"\frac{1}{2}"),
+        (r"\boxed{12", None),
+        ("391", None),
+    ],
+)
+def test_boxed(text, content):
+    assert boxed(text) == content
+
+
+def test_equal_finals():
+    assert equal_finals(r"It is \boxed{x = 5}.", r"Thus \boxed{x=5}")
+    assert not equal_finals(r"Thus \boxed{5}", r"Thus \boxed{6}")
+    assert equal_finals("Paris", "Paris") and not equal_finals("Paris", r"\boxed{Paris}")
+    assert not equal_finals(None, None)
+
+
+def test_progress_counts_prompts(model):
+    seen = []
+    compare(model, model, ASKED, max_tokens=2, progress=lambda done, total: seen.append((done, total)))
+    assert seen == [(1, 2), (2, 2)]
+
+
+def test_vocabularies_must_be_the_same(model, bundles, tmp_path):
+    renamed = changed(bundles(), tmp_path / "b", "tokenizer.json", "<|user|>", "<|uses|>")
+    with pytest.raises(edgert.UsageError, match="different vocabularies"):
+        compare(model, renamed, ASKED)
+    export(tiny.write(tmp_path / "c", tiny.Tiny(overrides={"vocab_size": 384})), tmp_path / "wide")
+    with pytest.raises(edgert.UsageError, match="320 and 384"):
+        compare(model, edgert.load(tmp_path / "wide"), ASKED)
+
+
+def test_a_prompt_that_does_not_fit_is_named(model):
+    with pytest.raises(edgert.PromptTooLong, match=r"prompt 2 \('fox fox.* the context holds 256"):
+        compare(model, model, ["fox", "fox " * 400])
+    with pytest.raises(edgert.UsageError, match="no prompts"):
+        compare(model, model, [])
+
+
+def test_answers_stop_where_either_context_is_full(model, bundles):
+    short = edgert.load(bundles(), context=len(model.tokens_of(ASKED[0])) + 6)
+    (pair,) = compare(model, short, ASKED[:1]).pairs
+    assert len(pair.reference.token_ids) == len(pair.bundle.token_ids) == 6
+
+
+# Prompts of a file
+
+
+def test_prompts_are_lines_or_json_lines():
+    assert prompts.parse("\n one \r\n\ntwo\n", "f") == ["one", "two"]
+    turns = [{"role": "user", "content": "three"}]
+    answered = [*turns, {"role": "assistant", "content": "left out"}]
+    lines = [{"prompt": "one\ntwo", "id": 7}, {"messages": turns}, {"messages": answered}]
+    text = "\n".join(json.dumps(line, ensure_ascii=False) for line in lines)
+    assert prompts.parse(text, "f") == ["one\ntwo", turns, turns]
+    assert prompts.parse('{"prompt": "a\u2028b"}', "f") == ["a\u2028b"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (" \n", "f: no prompts in it"),
+        ('{"prompt": "a"}\n\n{"prompt"', "f, line 3: not JSON"),
+        ('{"prompt": "a"}\nplain', "f, line 2: not JSON"),
+        ('{"text": "a"}', 'f, line 1: needs {"prompt": TEXT}'),
+        ('{"prompt": "a", "messages": []}', "one of the two"),
+        ('{"prompt": 5}', 'f, line 1: "prompt" must be a text'),
+        ('{"prompt": "a"}\n[1]', "f, line 2: needs"),
+        ('{"messages": "hi"}', "f, line 1: .messages. must be a list"),
+        ('{"messages": [{"role": "user"}]}', "f, line 1: message 1 must have"),
+        ('{"messages": [{"role": "assistant", "content": "a"}]}', "f, line 1: a conversation needs"),
+    ],
+)
+def test_malformed_prompts_are_named_with_their_line(text, message):
+    with pytest.raises(edgert.UsageError, match=message):
+        prompts.parse(text, "f")
+
+
+# The page
+
+
+class Page(HTMLParser):
+    """What a browser would see: tags opened, text, marked text; complains about what is left open."""
+
+    VOID = ("meta", "link", "img")
+
+    def __init__(self, html):
+        super().__init__()
+        self.tags, self.open, self.text, self.marked = [], [], [], []
+        self.feed(html)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        assert not {"src", "href", "onload", "onclick"} & dict(attrs).keys()
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        (self.marked if self.open[-1:] == ["mark"] else self.text).append(data)
+
+
+def answer(*pieces, final="x"):
+    return Answer("".join(pieces), tuple(range(len(pieces))), pieces, (0.5,) * len(pieces), "stop", final)
+
+
+def hostile():
+    """A comparison whose every text is an attack."""
+    bad = "<script>alert(1)</script>"
+    fork = Fork(1, Choice(1, bad, 0.5), Choice(9, "</p>", 0.4), 0.3)
+    pair = Pair(
+        bad, True, answer("a ", bad, "&amp;"), answer("a ", "</p>"), fork, (0.1, 0.4, 0.0, 0.2), (True,) * 4
+    )
+    side = Side(bad, f"x/{bad}", "int8", 10**6)
+    return Comparison(side, side, 64, (pair,))
+
+
+def test_the_page_escapes_what_models_and_people_write():
+    page = Page(comparison_page.render(hostile()))
+    assert "script" not in page.tags
+    assert page.marked == ["<script>alert(1)</script>", "</p>"]
+    assert "".join(page.text).count("<script>alert(1)</script>") >= 3  # title, prompt, fork
+    assert "&amp;" in page.text
+
+
+def test_the_page_needs_nothing_else():
+    html = comparison_page.render(hostile())
+    assert "http:" not in html and "https:" not in html and "url(" not in html and "@import" not in html
+
+
+def test_the_page_draws_a_bar_a_token(found):
+    page = Page(comparison_page.render(found))
+    assert page.tags.count("rect") == sum(len(pair.kl) for pair in found.pairs)
+    heights = [bar.height for bar in comparison_page.bars(found.pairs[0])]
+    assert max(heights) == 100 and heights[found.pairs[0].worst] == 100
+    assert [bar.token for bar in comparison_page.bars(hostile().pairs[0])][-1] == "the end"
+
+
+def test_the_page_of_identical_answers_has_no_mark(model):
+    page = Page(comparison_page.render(compare(model, model, ASKED, max_tokens=5)))
+    assert page.marked == [] and "mark" not in page.tags
+
+
+def test_a_mark_reaches_to_the_end_of_a_character():
+    emoji = comparison_page.parts(answer("so ", "", "", "😀", "!"), 1)
+    assert (emoji.before, emoji.mark, emoji.after) == ("so ", "😀", "!")
+    ended = comparison_page.parts(answer("so"), 1)
+    assert (ended.before, ended.mark, ended.after) == ("so", "", "")
+
+
+# The command
+
+
+def run(*arguments, input=None):
+    return CliRunner().invoke(main, ["compare", *map(str, arguments)], input=input)
+
+
+def test_the_screen(bundles, found, tmp_path):
+    asked, page = tmp_path / "asked.txt", tmp_path / "page.html"
+    asked.write_text(ASKED[0] + "\none two three\n", "utf-8")
+    pair_of = bundles(), bundles(quant="fp32")
+    result = run(*pair_of, "--prompts", asked, "--max-tokens", 40, "--page", page)
+    assert (result.exit_code, result.stderr) == (0, ""), result.output
+    fork, summary = next(pair.fork for pair in found.pairs if pair.fork), found.summary
+    assert "  1  the quick brown fox\n" in result.stdout
+    assert f"parts after {fork.index} equal tokens: reference {fork.reference} " in result.stdout
+    assert f"identical answers    {summary.identical} of 2\n" in result.stdout
+    assert f"mean KL              {summary.mean_kl:.4f} nats a token\n" in result.stdout
+    assert f"top-1 agreement      {summary.top1:.1%}\n" in result.stdout
+    assert "prompts              2, 2 cut off" in result.stdout
+    assert result.stdout.endswith(f"side by side         {page}\n")
+    assert "the quick brown fox" in page.read_text("utf-8")
+    assert {path.name for path in tmp_path.iterdir()} == {"asked.txt", "page.html"}
+
+
+def test_json_holds_everything(bundles, found):
+    lines = '{"prompt": "the quick brown fox"}\n' + json.dumps({"messages": ASKED[1]})
+    result = run(
+        bundles(), bundles(quant="fp32"), "--prompts", "-", "--max-tokens", 40, "--json", input=lines
+    )
+    table = json.loads(result.stdout)
+    assert table == json.loads(json.dumps(found.table()))
+    assert table["summary"]["prompts"] == 2 and table["pairs"][0]["identical"] == found.pairs[0].identical
+    assert table["pairs"][1]["kl"] == list(found.pairs[1].kl)
+
+
+def test_a_dozen_questions_are_built_in(bundles):
+    result = run(bundles(), bundles(), "--max-tokens", 1)
+    assert "identical answers    12 of 12\nequal final answers  12 of 12\nmean KL " in result.stdout
+    assert result.stdout.endswith("side by side         with --page FILE.html\n")
+
+
+def test_the_screen_says_who_is_still_thinking(bundles, tmp_path):
+    changed(bundles(), tmp_path / "b", "chat_template.jinja", "<|assistant|>", "Right:<think>")
+    screen = run(tmp_path / "b", bundles(), "--prompts", "-", "--max-tokens", 4, input="fox").stdout
+    assert "; no final answer: still thinking\n" in screen
+    assert "0 of 1, 1 without one: still thinking\n" in screen
+    assert "chat templates       differ: 1 prompts" in screen
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["--prompts", "nowhere.txt"], 1, "nowhere.txt: No such file"),
+        (["--prompts", "empty.txt"], 2, "empty.txt: no prompts in it"),
+        (["--prompts", "latin.txt"], 2, "latin.txt: not UTF-8 text"),
+        (["--page", "nowhere/page.html"], 2, "can't save to nowhere/page.html: there is no folder nowhere"),
+        (["--context", "4"], 8, "prompt 1 ('What is the capital of France? Answer in"),
+    ],
+)
+def test_errors_are_one_line(bundles, arguments, code, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty.txt").write_text("\n", "utf-8")
+    (tmp_path / "latin.txt").write_bytes(b"\xe9t\xe9")
+    result = run(bundles(), bundles(), *arguments)
+    assert (result.exit_code, result.stderr.count("\n"), result.stdout) == (code, 1, "")
+    assert result.stderr.startswith("edgert: ") and message in result.stderr
+
+
+def test_unencodable_answers_are_saved_all_the_same(tmp_path):
+    pair = replace(hostile().pairs[0], prompt="lone \ud800")
+    comparison_page.save(replace(hostile(), pairs=(pair,)), tmp_path / "page.html")
+    assert "lone ?" in (tmp_path / "page.html").read_text("utf-8")
