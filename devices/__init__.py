@@ -21,18 +21,25 @@ from edgert.errors import DeviceError
 __all__ = ["Detection", "DeviceProfile", "MatMulForm", "Threads", "detect", "load", "names"]
 
 DEFAULT = "laptop-cpu"
+BLOCK_SIZES = (16, 32, 64, 128, 256)
 MATRICES = ("qkv", "o", "gate", "up", "down", "head")
 
 
 @dataclass(frozen=True)
 class MatMulForm:
-    """How weight matrices are stored for a device: bits per weight, kernel level, and weights per scale of
-    each kind of matrix (`head` stands for the token embedding, too).
+    """How weight matrices are stored for a device.
+
+    `form` "blocks": codes with a scale a block, for MatMulNBits at `accuracy_level`, `block_size` weights of
+    each kind of matrix a scale (`head` stands for the token embedding, too); "rows": a scale a row, for whole
+    integer products. `rotate`: in a basis where no channel stands out; `hadamard`: how many inputs of down
+    are rotated together at run time, 0 for none.
     """
 
-    bits: int
+    form: str
     accuracy_level: int
     block_size: Mapping[str, int]
+    rotate: bool
+    hadamard: int
 
 
 @dataclass(frozen=True)
@@ -46,7 +53,8 @@ class DeviceProfile:
     context: int
     prefill_chunk: int
     provider: str
-    matmul: MatMulForm
+    int8: MatMulForm
+    int4: MatMulForm
 
 
 @dataclass(frozen=True)
@@ -139,7 +147,6 @@ def _parse(text: str, source: str) -> DeviceProfile:
 
 
 def _profile(table: Mapping[str, Any]) -> DeviceProfile:
-    form = _matmul_form(table["matmul"])
     if not re.fullmatch(r"[a-z0-9-]+", table["name"]):
         raise ValueError(f"name must be lower-case letters, digits and dashes: {table['name']!r}")
     threads = table["threads"]
@@ -154,15 +161,21 @@ def _profile(table: Mapping[str, Any]) -> DeviceProfile:
         context=int(table["context"]),
         prefill_chunk=int(table["prefill_chunk"]),
         provider=table["provider"]["name"],
-        matmul=form,
+        int8=_matmul_form(table["int8"], "int8"),
+        int4=_matmul_form(table["int4"], "int4"),
     )
 
 
-def _matmul_form(table: Mapping[str, Any]) -> MatMulForm:
-    if table["bits"] != 8:
-        raise ValueError(f"matmul.bits must be 8, not {table['bits']!r}")
-    sizes = {kind: table["block_size"][kind] for kind in MATRICES}
+def _matmul_form(table: Mapping[str, Any], name: str) -> MatMulForm:
+    if table["form"] not in ("blocks", "rows"):
+        raise ValueError(f"{name}.form must be blocks or rows, not {table['form']!r}")
+    hadamard = int(table["hadamard"])
+    if hadamard < 0 or hadamard & (hadamard - 1):
+        raise ValueError(f"{name}.hadamard must be a power of two or 0, not {hadamard}")
+    sizes = {}
+    if table["form"] == "blocks":
+        sizes = {kind: table["block_size"][kind] for kind in MATRICES}
     for kind, size in sizes.items():
-        if size not in (16, 32, 64, 128, 256):
-            raise ValueError(f"matmul.block_size.{kind} must be 16, 32, 64, 128 or 256, not {size!r}")
-    return MatMulForm(8, int(table["accuracy_level"]), sizes)
+        if size not in BLOCK_SIZES:
+            raise ValueError(f"{name}.block_size.{kind} must be 16, 32, 64, 128 or 256, not {size!r}")
+    return MatMulForm(table["form"], int(table["accuracy_level"]), sizes, bool(table["rotate"]), hadamard)

@@ -1,6 +1,7 @@
 """Bundle: the folder that export writes and the runtime reads; the only contract between the two.
 
 model.onnx            the graph as edgert runs it
+model-kv8.onnx        the same with keys and values cached in 8 bits, if asked for at export
 genai.onnx            the same graph with the inputs onnxruntime-genai feeds; shares the weights
 genai_config.json     opens the bundle in onnxruntime-genai
 model.onnx.data       every weight, once
@@ -19,11 +20,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
-from edgert.errors import BundleError
+from edgert.errors import BundleError, UsageError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MANIFEST = "edgert.json"
 GRAPH = "model.onnx"
+KV8_GRAPH = "model-kv8.onnx"
 DATA = "model.onnx.data"
 GENAI_GRAPH = "genai.onnx"
 GENAI_CONFIG = "genai_config.json"
@@ -53,12 +55,22 @@ class ModelFacts:
 
 @dataclass(frozen=True)
 class Quantization:
-    """How the weights are stored: weights per scale of each kind of matrix (none for fp32)."""
+    """How the weights are stored: weights per scale of each kind of matrix (none for fp32).
+
+    `bits` is that of most matrices, `exceptions` those of single ones by name, and `bits_per_weight` what all
+    of them take with their scales, tied tables once. `rounding` is "nearest" or "gptq"; `rotated` says that
+    the model is stored in another basis, `hadamard` how many inputs of down are rotated together at run time.
+    """
 
     scheme: str
     bits: int
     block_size: Mapping[str, int] = field(default_factory=dict)
     accuracy_level: int = 0
+    exceptions: Mapping[str, int] = field(default_factory=dict)
+    bits_per_weight: float = 0.0
+    rounding: str = "nearest"
+    rotated: bool = False
+    hadamard: int = 0
 
 
 @dataclass(frozen=True)
@@ -82,6 +94,14 @@ class Fidelity:
             f"top-1 agreement {self.top1:.1%}, "
             f"perplexity {self.perplexity:.2f}, fp32 {self.reference_perplexity:.2f}; {self.tokens} tokens"
         )
+
+
+@dataclass(frozen=True)
+class GraphFacts:
+    """One graph of a bundle: how it caches keys and values, and its measured fidelity, if it was measured."""
+
+    kv: str
+    fidelity: Fidelity | None = None
 
 
 @dataclass(frozen=True)
@@ -122,7 +142,9 @@ class FileFacts:
 
 @dataclass(frozen=True)
 class Manifest:
-    """edgert.json in code."""
+    """edgert.json in code. The first of `graphs` is the one to run unless another is asked for; `sample` says
+    on which text their fidelity was measured.
+    """
 
     name: str
     model: ModelFacts
@@ -132,10 +154,23 @@ class Manifest:
     origin: Origin
     edgert: str
     files: Mapping[str, FileFacts]
+    graphs: Mapping[str, GraphFacts]
+    sample: str = ""
     format_version: int = FORMAT_VERSION
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n"
+
+    def fidelity_lines(self) -> list[str]:
+        """The passport in words: what was measured of each graph, or that nothing was."""
+        if self.quantization.scheme == "fp32" and len(self.graphs) == 1:
+            return [f"{'fidelity':12}the original itself, in fp32"]
+        lines = []
+        for facts in self.graphs.values():
+            label = "fidelity" if len(self.graphs) == 1 else f"kv {facts.kv}"
+            measured = facts.fidelity and f"{facts.fidelity}, on {self.sample}"
+            lines.append(f"{label:12}{measured or 'not measured (--no-verify)'}")
+        return lines
 
 
 @dataclass(frozen=True)
@@ -154,6 +189,17 @@ class Bundle:
             return self.path(name).read_text("utf-8") if name in self.manifest.files else None
         except UnicodeDecodeError as error:
             raise BundleError(f"{self.path(name)}: damaged, no text; export or pull it again") from error
+
+    def graph(self, kv: str | None = None) -> str:
+        """File name of the graph that caches keys and values as asked; the first by default.
+
+        Raises UsageError.
+        """
+        for name, facts in self.manifest.graphs.items():
+            if kv in (None, facts.kv):
+                return name
+        kinds = ", ".join(facts.kv for facts in self.manifest.graphs.values())
+        raise UsageError(f"{self.folder} caches keys and values in {kinds} only: export it with --kv {kv}")
 
     @property
     def size(self) -> int:
@@ -212,7 +258,7 @@ def _read_manifest(path: Path) -> Manifest:
 
 def _manifest(table: Mapping[str, Any]) -> Manifest:
     generation = dict(table["generation"], eos_token_ids=tuple(table["generation"]["eos_token_ids"]))
-    for name in table["files"]:
+    for name in (*table["files"], *table["graphs"]):
         if Path(name).name != name:
             raise ValueError(f"file name {name!r} leaves the bundle")
     return Manifest(
@@ -224,8 +270,15 @@ def _manifest(table: Mapping[str, Any]) -> Manifest:
         origin=_facts(Origin, table["origin"]),
         edgert=table["edgert"],
         files={name: _facts(FileFacts, facts) for name, facts in table["files"].items()},
+        graphs={name: _graph(facts) for name, facts in table["graphs"].items()},
+        sample=table["sample"],
         format_version=table["format_version"],
     )
+
+
+def _graph(table: Mapping[str, Any]) -> GraphFacts:
+    measured = table["fidelity"]
+    return GraphFacts(table["kv"], measured and _facts(Fidelity, measured))
 
 
 def _facts(kind: type[Facts], table: Mapping[str, Any]) -> Facts:

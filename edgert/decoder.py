@@ -18,8 +18,10 @@ Logits = npt.NDArray[np.float32]
 class Decoder:
     """Runs the graph over a KV cache. Every buffer of the decode step is made and bound once."""
 
-    def __init__(self, session: Session, facts: ModelFacts, context: int, chunk: int) -> None:
-        self.cache = KVCache(facts, context)
+    def __init__(
+        self, session: Session, facts: ModelFacts, context: int, chunk: int, kv: str = "fp32"
+    ) -> None:
+        self.cache = KVCache(facts, context, kv)
         self._session = session
         self._chunk = chunk
         self._vocab = facts.vocab_size

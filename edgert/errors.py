@@ -8,7 +8,8 @@ EdgertError                 1   something a user can act on; the text says what,
 ├── CheckpointError         6   a checkpoint that can't be read or doesn't fit its config
 ├── PullError               7   a model that couldn't be obtained or has the wrong hash
 ├── PromptTooLong           8   more tokens than the context holds; carries both numbers
-└── Overtaken               9   a stream continued after a newer one took the model's KV cache
+├── Overtaken               9   a stream continued after a newer one took the model's KV cache
+└── FidelityError          10   an export that lost more than it was allowed to
 """
 
 from __future__ import annotations
@@ -82,3 +83,9 @@ class Overtaken(EdgertError):
         super().__init__(
             "a newer stream has started on this model: finish one answer before the next, or load it twice"
         )
+
+
+class FidelityError(EdgertError):
+    """A bundle that lost more of the original's predictions than it was allowed to."""
+
+    exit_code = 10

@@ -59,7 +59,13 @@ class Request:
 class Model:
     """A loaded model with one KV cache, so one answer at a time."""
 
-    def __init__(self, bundle: Bundle, profile: devices.DeviceProfile, context: int | None = None) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        profile: devices.DeviceProfile,
+        context: int | None = None,
+        kv: str | None = None,
+    ) -> None:
         facts = bundle.manifest.model
         context = min(profile.context, facts.context) if context is None else context
         if not 1 <= context <= facts.context:
@@ -70,9 +76,11 @@ class Model:
         self.tokenizer = open_tokenizer(bundle)
         self.template = _open_template(bundle)
         self.sampling = _default_sampling(bundle)
-        session = Session(bundle, profile)
+        graph = bundle.graph(kv)
+        self.kv = bundle.manifest.graphs[graph].kv
+        session = Session(bundle, profile, graph)
         self.threads = session.threads
-        self._decoder = Decoder(session, facts, context, profile.prefill_chunk)
+        self._decoder = Decoder(session, facts, context, profile.prefill_chunk, self.kv)
         self._streams = 0
         self._lock = threading.Lock()
 
@@ -177,14 +185,17 @@ class Model:
         return self.template is not None and (isinstance(prompt, str) or not isinstance(prompt[0], Integral))
 
 
-def load(path: str | Path, device: str | None = None, context: int | None = None) -> Model:
+def load(
+    path: str | Path, device: str | None = None, context: int | None = None, kv: str | None = None
+) -> Model:
     """Open a bundle, by folder or by the name it was pulled under.
 
     `device`: a profile name or a path to a profile's TOML; None detects. `context`: tokens of KV cache;
-    None is the profile's default. Raises BundleError, DeviceError, UsageError.
+    None is the profile's default. `kv`: "int8" or "fp32" keys and values; None is the bundle's own.
+    Raises BundleError, DeviceError, UsageError.
     """
     profile = devices.load(device) if device else devices.detect().profile
-    return Model(open_bundle(find_bundle(str(path))), profile, context)
+    return Model(open_bundle(find_bundle(str(path))), profile, context, kv)
 
 
 def _open_template(bundle: Bundle) -> ChatTemplate | None:

@@ -14,11 +14,12 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 import onnxruntime as ort
 
 from edgert import devices
-from edgert.bundle import GRAPH, Bundle
+from edgert.bundle import Bundle
 from edgert.errors import BundleError, DeviceError
 
 ort.disable_telemetry_events()  # somebody may have imported onnxruntime before us
 
+InferenceSession: TypeAlias = ort.InferenceSession
 OrtValue: TypeAlias = ort.OrtValue
 Binding: TypeAlias = ort.IOBinding
 
@@ -28,7 +29,8 @@ SEVERITY_ERROR = 3
 class Session:
     """An ONNX Runtime session of one graph; `threads` is what it computes with."""
 
-    def __init__(self, bundle: Bundle, profile: devices.DeviceProfile) -> None:
+    def __init__(self, bundle: Bundle, profile: devices.DeviceProfile, graph: str | None = None) -> None:
+        path = bundle.path(graph or bundle.graph())
         self.threads = profile.threads or devices.physical_threads().count
         if profile.provider not in ort.get_available_providers():
             raise DeviceError(
@@ -36,12 +38,12 @@ class Session:
             )
         try:
             self._session = ort.InferenceSession(
-                str(bundle.path(GRAPH)),
+                str(path),
                 session_options(self.threads, profile.spin),
                 providers=[profile.provider],
             )
         except Exception as error:
-            raise BundleError(f"{bundle.path(GRAPH)}: onnxruntime can't load it: {error}") from error
+            raise BundleError(f"{path}: onnxruntime can't load it: {error}") from error
 
     def bind(self, inputs: dict[str, OrtValue], outputs: dict[str, OrtValue]) -> Binding:
         """A binding of named values; buffers given here are read and written in place at each run."""
@@ -77,5 +79,7 @@ def session_options(threads: int, spin: bool) -> ort.SessionOptions:
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
     options.log_severity_level = SEVERITY_ERROR
     options.enable_mem_pattern = False  # prefill chunks vary in length
+    # Integer products that would saturate on x86 without VNNI take the exact, slower kernel.
+    options.add_session_config_entry("session.x64quantprecision", "1")
     options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spin)))
     return options

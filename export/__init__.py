@@ -5,28 +5,32 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from edgert import devices
 from edgert.bundle import Bundle
 from edgert.errors import CheckpointError, MissingExtra, UsageError
-
-if TYPE_CHECKING:
-    from .forms import Recipe
-    from .spec import ModelSpec
 
 __all__ = ["DEFAULT_MAX_CONTEXT", "ExportOptions", "Quant", "Via", "export"]
 
 # Rope tables cost 4 × head_dim bytes on disk a position; few small machines hold a longer KV cache.
 DEFAULT_MAX_CONTEXT = 32768
 
-Quant = Literal["int8", "fp32"]
+Quant = Literal["int8", "int4", "mixed", "fp32"]
+KV = Literal["fp32", "int8"]
 Via = Literal["auto", "direct", "optimum"]
+Progress = Callable[[str, int, int], None]  # what is being done, steps done, steps in all
 
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """How to export. `max_context` in tokens; None is the model's own, at most DEFAULT_MAX_CONTEXT."""
+    """How to export. `max_context` in tokens; None is the model's own, at most DEFAULT_MAX_CONTEXT.
+
+    `block_size`: weights a scale instead of the device's own sizes; smaller is more accurate and slower.
+    `kv` "int8" adds a graph that caches keys and values in 8 bits. `target_size`, bytes of all matrices, and
+    `max_kl`, nats a token, bound what `mixed` may take; `max_kl` makes any other export fail above it.
+    `calibration`: a text instead of the built-in sample. `verify`: measure the bundle at the end.
+    """
 
     quant: Quant = "int8"
     device: str | None = None
@@ -34,42 +38,55 @@ class ExportOptions:
     name: str | None = None
     force: bool = False
     via: Via = "auto"
+    block_size: int | None = None
+    kv: KV = "fp32"
+    target_size: int | None = None
+    max_kl: float | None = None
+    calibration: Path | None = None
+    verify: bool = True
+
+    def __post_init__(self) -> None:
+        if self.quant == "mixed" and self.target_size is None and self.max_kl is None:
+            raise UsageError("mixed needs a bound: --target-size 1.2GB or --max-kl 0.05")
+        if self.target_size is not None and self.quant != "mixed":
+            raise UsageError(f"--target-size is for --quant mixed, not {self.quant}")
+        if self.max_kl is not None and self.max_kl <= 0:
+            raise UsageError(f"--max-kl must be above 0, not {self.max_kl}")
+        if self.max_kl is not None and not self.verify:
+            raise UsageError("--max-kl needs the measurement that --no-verify leaves out")
 
 
 def export(
-    source: Path,
-    folder: Path,
-    options: ExportOptions | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    source: Path, folder: Path, options: ExportOptions | None = None, progress: Progress | None = None
 ) -> Bundle:
     """Write a bundle of a Hugging Face folder or GGUF file.
 
-    `progress` is called with weights done and weights in all. Raises CheckpointError, UsageError,
-    DeviceError, MissingExtra.
+    Raises CheckpointError, UsageError, DeviceError, MissingExtra, and FidelityError above `max_kl`.
     """
     options = options or ExportOptions()
     require_extra()
     from . import source as sources  # after the check
-    from . import writer
+    from .job import Job
+    from .writer import written_aside
 
     if options.via == "optimum":
         raise UsageError("--via optimum is not built yet: use auto or direct")
     profile = devices.load(options.device or devices.DEFAULT)
     if folder.resolve() in (source.resolve(), *source.resolve().parents):
         raise UsageError(f"{source} lies inside {folder}: export to another place")
-    with writer.written_aside(folder, force=options.force) as aside:
+    with written_aside(folder, force=options.force) as aside:
         checkpoint = sources.open_checkpoint(source)
-        context = _context(options.max_context, checkpoint.spec)
-        recipe = _recipe(options.quant, profile)
-        plan = writer.Plan(options.name or folder.name, recipe, profile.name, context)
+        job = Job(checkpoint, options, profile, options.name or folder.name, progress or _silent)
         try:
-            manifest = writer.write_bundle(checkpoint, aside, plan, progress or _silent)
+            manifest = job.run(aside)
         except ValueError as error:
+            if isinstance(error, UsageError):
+                raise
             raise CheckpointError(f"{source}: {error}") from error
     return Bundle(folder, manifest)
 
 
-def _silent(_done: int, _total: int) -> None:
+def _silent(_phase: str, _done: int, _total: int) -> None:
     """No progress is shown."""
 
 
@@ -82,19 +99,3 @@ def require_extra() -> None:
         import safetensors  # noqa: F401
     except ImportError as error:
         raise MissingExtra("exporting", "export") from error
-
-
-def _recipe(quant: Quant, profile: devices.DeviceProfile) -> Recipe:
-    from . import forms
-
-    return forms.fp32() if quant == "fp32" else forms.int8(profile.matmul)
-
-
-def _context(asked: int | None, spec: ModelSpec) -> int:
-    """LongRoPE's factors for long contexts blunt short ones: they are used only when asked for."""
-    if asked is None:
-        usual = spec.rope.original_context if spec.rope.long_divisors else spec.max_context
-        return min(usual, spec.max_context, DEFAULT_MAX_CONTEXT)
-    if not 1 <= asked <= spec.max_context:
-        raise UsageError(f"--max-context must be between 1 and the model's {spec.max_context}, not {asked}")
-    return asked

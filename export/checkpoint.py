@@ -16,6 +16,7 @@ from edgert.errors import CheckpointError
 from .spec import ModelSpec
 
 FloatArray = npt.NDArray[np.float32]
+Tokens = npt.NDArray[np.int64]
 
 
 class StoredTensor(Protocol):

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from edgert.bundle import FileFacts
 
-from .checkpoint import StoredTensor
+from .checkpoint import FloatArray, StoredTensor
 from .forms import Form
 from .matrix import Matrix
 
@@ -71,13 +71,18 @@ class DataFile:
 
 
 def write_matrix(
-    data: DataFile, matrix: Matrix, form: Form, pieces: tuple[str, ...], advance: Callable[[int], None]
+    data: DataFile,
+    matrix: Matrix,
+    form: Form,
+    factor: FloatArray | None,
+    advance: Callable[[int], None],
 ) -> dict[str, Extent]:
     """Encode a matrix chunk by chunk. The first piece streams to the file, the small others follow it.
 
-    `advance` is told the number of weights done after each chunk. Raises FloatingPointError for weights
-    that are not finite.
+    `factor` calibrates the rounding. `advance` is told the number of weights done after each chunk. Raises
+    FloatingPointError for weights that are not finite.
     """
+    pieces = [piece.name for piece in form.pieces(matrix.shape, "matrix")]
     rest: list[list[npt.NDArray[Any]]] = [[] for _ in pieces[1:]]
 
     def encode(chunk: tuple[StoredTensor, int, int]) -> tuple[npt.NDArray[Any], ...]:
@@ -85,14 +90,14 @@ def write_matrix(
         rows = tensor.rows(start, stop)
         if not np.isfinite(rows.sum()):  # one pass; NaN and infinities survive a sum
             raise FloatingPointError("holds weights that are not finite (NaN or infinite)")
-        return form.encode(rows)
+        return form.encode(rows, factor)
 
     def first_piece() -> Iterator[npt.NDArray[Any]]:
         for first, *others in _ordered_map(encode, matrix.chunks()):
             for store, array in zip(rest, others, strict=True):
                 store.append(array)
             yield first
-            advance(first.size)
+            advance(len(first) * matrix.shape[1])
 
     extents = {pieces[0]: data.append(first_piece())}
     for name, arrays in zip(pieces[1:], rest, strict=True):

@@ -2,74 +2,102 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from edgert.bundle import Quantization
-from edgert.devices import MATRICES, MatMulForm
-
 from .checkpoint import FloatArray
-from .graph import MICROSOFT
+from .layer import MICROSOFT
+from .rounding import Grid, Rounded, gptq, nearest
 
 Array = npt.NDArray[Any]
+Use = Literal["matrix", "table"]
+BIAS_INPUT = 5  # of MatMulNBits
 
 
 @dataclass(frozen=True)
 class Piece:
-    """One array of a stored matrix, e.g. the codes or the scales; the shape is that of a Linear's input."""
+    """One array of a stored matrix, e.g. the codes; the shape is that of an operator's input."""
 
     name: str
     dtype: ir.DataType
     shape: tuple[int, ...]
 
 
-@dataclass(frozen=True)
-class Call:
-    """The operator that reads a matrix; `bias_input`: where the bias goes, None if it takes none."""
-
-    op_type: str
-    domain: str
-    attributes: dict[str, Any]
-    bias_input: int | None = None
-
-
 class Form(Protocol):
     """A storage form. Codes come a chunk of rows at a time, so that no matrix is ever whole in memory."""
+
+    @property
+    def bits(self) -> int:
+        """Bits of a weight, without its share of a scale."""
+        ...
+
+    def bytes(self, shape: tuple[int, int]) -> int:
+        """What a matrix takes with its scales."""
+        ...
 
     def fitted(self, columns: int) -> Form:
         """The form for matrices of so many columns. Raises ValueError if they can't be stored this way."""
         ...
 
-    def encode(self, rows: FloatArray) -> tuple[Array, ...]:
-        """The pieces of some rows, in the order of `pieces`."""
+    def pieces(self, shape: tuple[int, int], use: Use) -> tuple[Piece, ...]:
+        """The arrays of a matrix as the operators of one use want them shaped; their bytes are the same."""
         ...
 
-    def linear(self, shape: tuple[int, int]) -> tuple[Call, tuple[Piece, ...]]:
-        """The operator for x · matrixᵀ, inputs (x, *pieces)."""
+    def encode(self, rows: FloatArray, factor: FloatArray | None) -> tuple[Array, ...]:
+        """The pieces of some rows; `factor` (of rounding.inverse_factor) calibrates their rounding."""
         ...
 
-    def embedding(self, shape: tuple[int, int]) -> tuple[Call, tuple[Piece, ...]]:
-        """The operator for matrix[ids], inputs (first piece, ids, *other pieces)."""
+    def decode(self, pieces: tuple[Array, ...]) -> FloatArray:
+        """The weights that encoded rows stand for."""
         ...
+
+    def multiply(self, tape: ir.tape.Tape, x: ir.Value, weights: Weights, bias: ir.Value | None) -> ir.Value:
+        """Record the operators of x · matrixᵀ + bias."""
+        ...
+
+    def look_up(self, tape: ir.tape.Tape, ids: ir.Value, weights: Weights) -> ir.Value:
+        """Record the operators of matrix[ids]."""
+        ...
+
+
+class Stored:
+    """What forms have in common."""
+
+    def pieces(self, shape: tuple[int, int], use: Use) -> tuple[Piece, ...]:
+        raise NotImplementedError
+
+    def bytes(self, shape: tuple[int, int]) -> int:
+        pieces = self.pieces(shape, "matrix")
+        return sum(math.prod(piece.shape) * int(piece.dtype.itemsize) for piece in pieces)
 
 
 @dataclass(frozen=True)
-class Int8Blocks:
-    """8-bit codes, one float32 scale for each `block_size` weights along a row, symmetric around 128.
+class Weights:
+    """A stored matrix in a graph: its name, (rows, columns), and an initializer a piece."""
 
-    Read by MatMulNBits and GatherBlockQuantized, whose default zero point is 128. One set of bytes
-    serves both, so tied tables are stored once.
+    name: str
+    shape: tuple[int, int]
+    values: tuple[ir.Value, ...]
+
+
+@dataclass(frozen=True)
+class Blocks(Stored):
+    """8-bit codes around 128 or 4-bit codes and a zero point; a scale for `block_size` weights of a row.
+
+    Read by MatMulNBits and GatherBlockQuantized, whose default zero point is the middle code. One set of
+    bytes serves both, so tied tables are stored once.
     """
 
+    bits: int
     block_size: int
     accuracy_level: int
 
-    def fitted(self, columns: int) -> Int8Blocks:
+    def fitted(self, columns: int) -> Blocks:
         """Blocks must fill a row: the next smaller size that does."""
         size = self.block_size
         while columns % size:
@@ -78,74 +106,164 @@ class Int8Blocks:
             raise ValueError(f"{columns} columns are not a multiple of 16")
         return replace(self, block_size=size)
 
-    def encode(self, rows: FloatArray) -> tuple[Array, ...]:
-        blocks = rows.reshape(rows.shape[0], -1, self.block_size)
-        peak = np.maximum(blocks.max(axis=2), -blocks.min(axis=2))
-        scales = peak / np.float32(127)
-        inverse = np.float32(127) / np.maximum(peak, np.float32(1e-30))
-        scaled = blocks * inverse[..., None]
-        scaled += np.float32(128.5)  # truncation below then rounds half up
-        return scaled.astype(np.uint8), scales
-
-    def linear(self, shape: tuple[int, int]) -> tuple[Call, tuple[Piece, ...]]:
+    def pieces(self, shape: tuple[int, int], use: Use) -> tuple[Piece, ...]:
         rows, columns = shape
-        blocks = columns // self.block_size
+        blocks, width = columns // self.block_size, columns * self.bits // 8
+        packed = (rows, width) if use == "table" else (rows, blocks, width // blocks)
+        pieces = (
+            Piece("codes", ir.DataType.UINT8, packed),
+            Piece("scales", ir.DataType.FLOAT, (rows, blocks)),
+            Piece("zeros", ir.DataType.UINT8, (rows, -(-blocks // 2))),
+        )
+        return pieces if self.bits == 4 else pieces[:2]
+
+    def encode(self, rows: FloatArray, factor: FloatArray | None) -> tuple[Array, ...]:
+        if factor is None:
+            rounded = nearest(rows, self.block_size, self.bits)
+        else:
+            rounded = gptq(rows, self.block_size, self.bits, factor)
+        if self.bits == 8:
+            return rounded.codes, rounded.grid.scales
+        return _nibbles(rounded.codes), rounded.grid.scales, _nibbles(rounded.grid.zeros.astype(np.uint8))
+
+    def decode(self, pieces: tuple[Array, ...]) -> FloatArray:
+        codes, scales, *zeros = pieces
+        if self.bits == 8:
+            return Rounded(codes, Grid(scales, np.full_like(scales, 128))).values()
+        wide = _whole_bytes(zeros[0])[:, : scales.shape[1]].astype(np.float32)
+        return Rounded(_whole_bytes(codes), Grid(scales, wide)).values()
+
+    def multiply(self, tape: ir.tape.Tape, x: ir.Value, weights: Weights, bias: ir.Value | None) -> ir.Value:
         attributes = {
-            "K": columns,
-            "N": rows,
-            "bits": 8,
+            "K": weights.shape[1],
+            "N": weights.shape[0],
+            "bits": self.bits,
             "block_size": self.block_size,
             "accuracy_level": self.accuracy_level,
         }
-        codes = Piece("codes", ir.DataType.UINT8, (rows, blocks, self.block_size))
-        scales = Piece("scales", ir.DataType.FLOAT, (rows, blocks))
-        return Call("MatMulNBits", MICROSOFT, attributes, bias_input=5), (codes, scales)
+        inputs: list[ir.Value | None] = [x, *weights.values]
+        if bias is not None:
+            inputs += [None] * (BIAS_INPUT - len(inputs)) + [bias]
+        return tape.op("MatMulNBits", inputs, attributes, domain=MICROSOFT, name=weights.name)
 
-    def embedding(self, shape: tuple[int, int]) -> tuple[Call, tuple[Piece, ...]]:
-        rows, columns = shape
-        attributes = {"bits": 8, "block_size": self.block_size, "gather_axis": 0, "quantize_axis": 1}
-        codes = Piece("codes", ir.DataType.UINT8, shape)
-        scales = Piece("scales", ir.DataType.FLOAT, (rows, columns // self.block_size))
-        return Call("GatherBlockQuantized", MICROSOFT, attributes), (codes, scales)
+    def look_up(self, tape: ir.tape.Tape, ids: ir.Value, weights: Weights) -> ir.Value:
+        codes, *others = weights.values
+        attributes = {
+            "bits": self.bits,
+            "block_size": self.block_size,
+            "gather_axis": 0,
+            "quantize_axis": 1,
+        }
+        inputs = [codes, ids, *others]
+        return tape.op("GatherBlockQuantized", inputs, attributes, domain=MICROSOFT, name=weights.name)
 
 
 @dataclass(frozen=True)
-class Float32:
+class Rows(Stored):
+    """8-bit codes and one float32 scale a row, for cores whose only integer kernels are whole products.
+
+    Activations take a scale a token, which no single operator does; DynamicQuantizeLinear's one scale for
+    all tokens destroys small models. Good only where no channel stands out (basis.py). Batches of one.
+    """
+
+    bits: int = 8
+
+    def fitted(self, columns: int) -> Rows:
+        del columns
+        return self
+
+    def pieces(self, shape: tuple[int, int], use: Use) -> tuple[Piece, ...]:
+        del use
+        return Piece("codes", ir.DataType.INT8, shape), Piece("scales", ir.DataType.FLOAT, (shape[0],))
+
+    def encode(self, rows: FloatArray, factor: FloatArray | None) -> tuple[Array, ...]:
+        columns = rows.shape[1]
+        rounded = nearest(rows, columns, 8) if factor is None else gptq(rows, columns, 8, factor)
+        return (rounded.codes ^ np.uint8(128)).view(np.int8), rounded.grid.scales[:, 0]
+
+    def decode(self, pieces: tuple[Array, ...]) -> FloatArray:
+        codes, scales = pieces
+        weights: FloatArray = codes.astype(np.float32) * scales[:, None]
+        return weights
+
+    def multiply(self, tape: ir.tape.Tape, x: ir.Value, weights: Weights, bias: ir.Value | None) -> ir.Value:
+        """x as unsigned codes around 128 with a scale a token, an integer product, both scales back."""
+        codes, scales = weights.values
+        scale, steps = self._quantized(tape, x, weights.name)
+        flat = tape.op("Squeeze", [steps, _constant(tape, weights.name, "batch", np.array([0]))])
+        middle = _constant(tape, weights.name, "middle", np.array(128, np.uint8))
+        one = _constant(tape, weights.name, "one", np.array(1, np.float32))
+        zero = _constant(tape, weights.name, "zero", np.array(0, np.int8))
+        product = tape.op(
+            "QGemm",
+            [flat, one, middle, codes, scales, zero],
+            {"transB": 1},
+            domain=MICROSOFT,
+            name=weights.name,
+        )
+        batched = tape.op("Unsqueeze", [product, _constant(tape, weights.name, "axis", np.array([0]))])
+        scaled = tape.op("Mul", [batched, scale], name=f"{weights.name}/scaled")
+        return scaled if bias is None else tape.op("Add", [scaled, bias], name=f"{weights.name}/bias")
+
+    def look_up(self, tape: ir.tape.Tape, ids: ir.Value, weights: Weights) -> ir.Value:
+        codes, scales = weights.values
+        picked = tape.op("Cast", [tape.op("Gather", [codes, ids])], {"to": ir.DataType.FLOAT})
+        axis = _constant(tape, weights.name, "last", np.array([-1]))
+        scale = tape.op("Unsqueeze", [tape.op("Gather", [scales, ids]), axis])
+        return tape.op("Mul", [picked, scale], name=weights.name)
+
+    def _quantized(self, tape: ir.tape.Tape, x: ir.Value, name: str) -> tuple[ir.Value, ir.Value]:
+        """Scale (batch, tokens, 1) and codes; matrices that read the same x share them after optimization."""
+        axes = _constant(tape, name, "columns", np.array([-1]))
+        largest = tape.op("ReduceMax", [tape.op("Abs", [x]), axes], {"keepdims": 1})
+        step = tape.op("Mul", [largest, _constant(tape, name, "step", np.array(1 / 127, np.float32))])
+        scale = tape.op("Max", [step, _constant(tape, name, "tiny", np.array(1e-30, np.float32))])
+        whole = tape.op("Round", [tape.op("Div", [x, scale])])
+        shifted = tape.op("Add", [whole, _constant(tape, name, "shift", np.array(128, np.float32))])
+        return scale, tape.op("Cast", [shifted], {"to": ir.DataType.UINT8})
+
+
+@dataclass(frozen=True)
+class Float32(Stored):
     """Plain float32 rows: the reference that quantized bundles are judged against."""
+
+    bits: int = 32
 
     def fitted(self, columns: int) -> Float32:
         del columns
         return self
 
-    def encode(self, rows: FloatArray) -> tuple[Array, ...]:
+    def pieces(self, shape: tuple[int, int], use: Use) -> tuple[Piece, ...]:
+        del use
+        return (Piece("weights", ir.DataType.FLOAT, shape),)
+
+    def encode(self, rows: FloatArray, factor: FloatArray | None) -> tuple[Array, ...]:
+        del factor
         return (rows,)
 
-    def linear(self, shape: tuple[int, int]) -> tuple[Call, tuple[Piece, ...]]:
+    def decode(self, pieces: tuple[Array, ...]) -> FloatArray:
+        return pieces[0]
+
+    def multiply(self, tape: ir.tape.Tape, x: ir.Value, weights: Weights, bias: ir.Value | None) -> ir.Value:
         """FusedMatMul multiplies by the transpose, so rows stay as they are and a tied table is shared."""
-        return Call("FusedMatMul", MICROSOFT, {"transB": 1}), (Piece("weights", ir.DataType.FLOAT, shape),)
+        inputs = [x, *weights.values]
+        product = tape.op("FusedMatMul", inputs, {"transB": 1}, domain=MICROSOFT, name=weights.name)
+        return product if bias is None else tape.op("Add", [product, bias], name=f"{weights.name}/bias")
 
-    def embedding(self, shape: tuple[int, int]) -> tuple[Call, tuple[Piece, ...]]:
-        return Call("Gather", "", {"axis": 0}), (Piece("weights", ir.DataType.FLOAT, shape),)
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """Which form each kind of matrix takes (`devices.MATRICES`), and a description of it."""
-
-    forms: Mapping[str, Form]
-    quantization: Quantization
-
-    def form(self, matrix: str) -> Form:
-        """The form of `layers.3.qkv`, `embedding` or `head`; the embedding takes the head's."""
-        kind = matrix.rpartition(".")[2]
-        return self.forms["head" if kind == "embedding" else kind]
+    def look_up(self, tape: ir.tape.Tape, ids: ir.Value, weights: Weights) -> ir.Value:
+        return tape.op("Gather", [*weights.values, ids], {"axis": 0}, name=weights.name)
 
 
-def fp32() -> Recipe:
-    return Recipe(dict.fromkeys(MATRICES, Float32()), Quantization("fp32", 32))
+def _nibbles(codes: Array) -> Array:
+    """4-bit codes (rows, n) two a byte, the first in the low half."""
+    even = np.pad(codes, ((0, 0), (0, codes.shape[1] % 2)))
+    packed: Array = even[:, ::2] | even[:, 1::2] << 4
+    return packed
 
 
-def int8(form: MatMulForm) -> Recipe:
-    """8 bits everywhere, in the blocks that a device profile asks for."""
-    forms = {kind: Int8Blocks(size, form.accuracy_level) for kind, size in form.block_size.items()}
-    return Recipe(forms, Quantization("int8", form.bits, form.block_size, form.accuracy_level))
+def _whole_bytes(packed: Array) -> Array:
+    return np.stack([packed & 15, packed >> 4], axis=-1).reshape(len(packed), -1)
+
+
+def _constant(tape: ir.tape.Tape, matrix: str, name: str, array: Array) -> ir.Value:
+    return tape.initializer(ir.tensor(array, name=f"{matrix}/{name}"))

@@ -12,15 +12,14 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from edgert.session import ort, session_options
+from edgert.session import InferenceSession, session_options
 
-from .checkpoint import Checkpoint, FloatArray
-from .forms import fp32
+from .checkpoint import Checkpoint, FloatArray, Tokens
 from .graph import build_layer
 from .lower import lower
 from .matrix import Matrix, matrices
+from .recipe import fp32
 
-Tokens = npt.NDArray[np.int64]
 BATCH = 2048  # tokens at a time
 
 Weights = Mapping[str, FloatArray]  # norms, biases and matrices of one layer; names lack `layers.<n>.`
@@ -47,7 +46,7 @@ class Layerwise:
         self.checkpoint = checkpoint
         self.window = window
         self.matrices = matrices(checkpoint)
-        self._sessions: dict[tuple[bool, int | None], tuple[int, ort.InferenceSession]] = {}
+        self._sessions: dict[tuple[bool, int | None], tuple[int, InferenceSession]] = {}
 
     def embed(self, tokens: Tokens) -> FloatArray:
         """Hidden states (windows, tokens, hidden_size) before the first layer."""
@@ -122,7 +121,7 @@ class Layerwise:
         keys, values = found[f"present.{built_for}.key"], found[f"present.{built_for}.value"]
         return LayerOutput(found["output"], inputs, keys, values)
 
-    def _session(self, layer: int) -> tuple[int, ort.InferenceSession]:
+    def _session(self, layer: int) -> tuple[int, InferenceSession]:
         """Layers of one kind share a session; which layer it was built for, for the names."""
         spec = self.checkpoint.spec
         kind = spec.rope_layers[layer], spec.windows[layer]
@@ -131,6 +130,6 @@ class Layerwise:
             for slot in lower(model, self.matrices, fp32()):
                 model.graph.inputs.append(slot.value)
             proto = ir.to_proto(model).SerializeToString()
-            session = ort.InferenceSession(proto, session_options(0, spin=True), ["CPUExecutionProvider"])
+            session = InferenceSession(proto, session_options(0, spin=True), ["CPUExecutionProvider"])
             self._sessions[kind] = layer, session
         return self._sessions[kind]

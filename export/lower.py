@@ -12,9 +12,10 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from .forms import Form, Piece, Recipe
-from .graph import ABSTRACT
+from .forms import Form, Piece, Use, Weights
+from .layer import ABSTRACT
 from .matrix import Matrix
+from .recipe import Recipe
 
 
 @dataclass(frozen=True)
@@ -32,34 +33,25 @@ def lower(model: ir.Model, matrices: Mapping[str, Matrix], recipe: Recipe) -> li
     for node in list(model.graph):
         if node.domain == ABSTRACT:
             name = node.attributes.get_string("matrix")
-            form = fitted(recipe, name, matrices[name])
+            form = recipe.fitted(name, matrices[name])
             slots += _replace(model.graph, node, name, matrices[name].shape, form)
     return slots
 
 
-def fitted(recipe: Recipe, name: str, matrix: Matrix) -> Form:
-    """The form a matrix takes under a recipe. Raises ValueError naming the matrix."""
-    try:
-        return recipe.form(name).fitted(matrix.shape[1])
-    except ValueError as error:
-        raise ValueError(f"matrix '{name}': {error}") from error
-
-
 def _replace(graph: ir.Graph, node: ir.Node, matrix: str, shape: tuple[int, int], form: Form) -> list[Slot]:
-    embeds = node.op_type == "Embedding"
-    call, pieces = form.embedding(shape) if embeds else form.linear(shape)
-    slots = [_slot(f"{matrix}.{'table' if embeds else 'matrix'}", matrix, piece) for piece in pieces]
-    values = [slot.value for slot in slots]
-    x, bias = node.inputs[0], node.inputs[1] if len(node.inputs) > 1 else None
-    inputs: list[ir.Value | None] = [values[0], x, *values[1:]] if embeds else [x, *values]
-    if bias is not None and call.bias_input is not None:
-        inputs += [None] * (call.bias_input - len(inputs)) + [bias]
-        bias = None
-    added = [ir.node(call.op_type, inputs, call.attributes, domain=call.domain, name=node.name)]
-    if bias is not None:
-        added.append(ir.node("Add", [added[0].outputs[0], bias], name=f"{node.name}/bias"))
-    output = added[-1].outputs[0]
-    ir.convenience.replace_nodes_and_values(graph, node, [node], added, node.outputs, [output])
+    use: Use = "table" if node.op_type == "Embedding" else "matrix"
+    slots = [_slot(f"{matrix}.{use}", matrix, piece) for piece in form.pieces(shape, use)]
+    weights = Weights(node.name or matrix, shape, tuple(slot.value for slot in slots))
+    tape, x = ir.tape.Tape(), node.inputs[0]
+    if x is None:
+        raise ValueError(f"matrix '{matrix}' has nothing to multiply")
+    if use == "table":
+        output = form.look_up(tape, x, weights)
+    else:
+        output = form.multiply(tape, x, weights, node.inputs[1] if len(node.inputs) > 1 else None)
+    for value in tape.initializers:
+        graph.register_initializer(value)
+    ir.convenience.replace_nodes_and_values(graph, node, [node], tape.nodes, node.outputs, [output])
     return slots
 
 

@@ -23,29 +23,43 @@ from edgert.bundle import (
     GENAI_CONFIG,
     GENAI_GRAPH,
     GRAPH,
+    KV8_GRAPH,
     MANIFEST,
     TOKENIZER,
     TOKENIZER_CONFIG,
     FileFacts,
+    GraphFacts,
     Manifest,
     ModelFacts,
+    Quantization,
     file_facts,
 )
 from edgert.errors import UsageError
 
-from .checkpoint import Checkpoint
+from .calibration import Calibration
+from .checkpoint import Checkpoint, Tokens
 from .datafile import DataFile, Extent, write_matrix
-from .forms import Recipe
 from .genai import genai_config
 from .graph import Feeds, build
-from .lower import Slot, fitted, lower
+from .lower import Slot, lower
 from .matrix import Matrix, matrices
+from .recipe import Recipe
 
 INLINE_BYTES = 1024  # smaller constants live in the graph, where shape inference can see them
 
 GRAPHS: dict[str, Feeds] = {GRAPH: "edgert", GENAI_GRAPH: "genai"}
 
-BUNDLE_FILES = (GRAPH, GENAI_GRAPH, GENAI_CONFIG, DATA, TOKENIZER, TOKENIZER_CONFIG, CHAT_TEMPLATE, MANIFEST)
+BUNDLE_FILES = (
+    GRAPH,
+    KV8_GRAPH,
+    GENAI_GRAPH,
+    GENAI_CONFIG,
+    DATA,
+    TOKENIZER,
+    TOKENIZER_CONFIG,
+    CHAT_TEMPLATE,
+    MANIFEST,
+)
 
 Progress = Callable[[int, int], None]  # weights done, weights in all
 
@@ -95,43 +109,57 @@ def _swap(aside: Path, folder: Path) -> None:
 
 @dataclass(frozen=True)
 class Plan:
-    """What to make of a checkpoint: the bundle's name, its storage recipe, target device, longest context."""
+    """What to make of a checkpoint: the bundle's name, its storage recipe, target device, longest context,
+    whether keys and values may be cached in 8 bits, and the tokens to calibrate on, (windows, tokens).
+    """
 
     name: str
     recipe: Recipe
     device: str
     context: int
+    kv8: bool = False
+    calibrating: Tokens | None = None
 
 
 def write_bundle(checkpoint: Checkpoint, aside: Path, plan: Plan, progress: Progress) -> Manifest:
     """Write every file of the bundle into `aside`. Raises ValueError if a matrix doesn't fit its form."""
     named = matrices(checkpoint)
-    graphs = {}
-    for filename, feeds in GRAPHS.items():
-        model = build(checkpoint.spec, checkpoint.vector, plan.context, feeds)
-        graphs[filename] = (model, lower(model, named, plan.recipe))
+    calibration = _calibration(checkpoint, plan)
     with DataFile(aside / DATA) as data:
-        extents = _write_weights(data, named, graphs[GRAPH][1], plan.recipe, progress)
+        extents = _write_weights(data, named, plan.recipe, calibration, progress)
         constants: dict[str, Extent] = {}
-        for filename, (model, slots) in graphs.items():
-            _point(model, slots, extents)
-            _externalize(model, data, constants)
-            ir.save(model, aside / filename)
+        for filename, feeds in GRAPHS.items():
+            model = build(checkpoint.spec, checkpoint.vector, plan.context, feeds)
+            _save(model, aside / filename, _Stored(data, named, plan.recipe, extents, constants))
+        if plan.kv8 and calibration is not None:
+            calibration.finish()
+            model = build(checkpoint.spec, checkpoint.vector, plan.context, kv=calibration.kv)
+            _save(model, aside / KV8_GRAPH, _Stored(data, named, plan.recipe, extents, constants))
     _write_texts(checkpoint, aside, plan.context)
     files = {DATA: data.facts} | _facts_of(aside)
-    manifest = _manifest(checkpoint, plan, files)
+    return _manifest(checkpoint, plan, files, plan.recipe.quantization(named))
+
+
+def write_manifest(manifest: Manifest, aside: Path) -> None:
+    """The last file of a bundle."""
     _write_text(aside / MANIFEST, manifest.to_json())
-    return manifest
+
+
+def _calibration(checkpoint: Checkpoint, plan: Plan) -> Calibration | None:
+    if plan.calibrating is None or not (plan.kv8 or plan.recipe.calibrated):
+        return None
+    return Calibration(checkpoint, plan.calibrating, hessians=plan.recipe.calibrated)
 
 
 def _write_weights(
-    data: DataFile, named: Mapping[str, Matrix], slots: list[Slot], recipe: Recipe, progress: Progress
+    data: DataFile,
+    named: Mapping[str, Matrix],
+    recipe: Recipe,
+    calibration: Calibration | None,
+    progress: Progress,
 ) -> dict[tuple[str, str], Extent]:
-    """Every matrix once, in the order the graph reads them."""
-    pieces: dict[str, dict[str, None]] = {}
-    for slot in slots:
-        pieces.setdefault(slot.matrix, {})[slot.piece] = None
-    done, total = 0, sum(named[name].size for name in pieces)
+    """Every matrix once: layers in order, as calibration runs them, then the tables."""
+    done, total = 0, sum(matrix.size for matrix in named.values())
 
     def advance(weights: int) -> None:
         nonlocal done
@@ -139,14 +167,33 @@ def _write_weights(
         progress(done, total)
 
     extents: dict[tuple[str, str], Extent] = {}
-    for name, wanted in pieces.items():
-        form = fitted(recipe, name, named[name])
+    for name in sorted(named, key=lambda name: not name.startswith("layers.")):
+        form = recipe.fitted(name, named[name])
+        factor = calibration.factor(name) if calibration else None
         try:
-            written = write_matrix(data, named[name], form, tuple(wanted), advance)
+            written = write_matrix(data, named[name], form, factor, advance)
         except FloatingPointError as error:
             raise ValueError(f"matrix '{name}' {error}") from error
         extents |= {(name, piece): extent for piece, extent in written.items()}
     return extents
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """Where matrices and constants lie in the data file; constants are added as graphs need them."""
+
+    data: DataFile
+    matrices: Mapping[str, Matrix]
+    recipe: Recipe
+    extents: Mapping[tuple[str, str], Extent]
+    constants: dict[str, Extent]
+
+
+def _save(model: ir.Model, path: Path, stored: _Stored) -> None:
+    slots = lower(model, stored.matrices, stored.recipe)
+    _point(model, slots, stored.extents)
+    _externalize(model, stored.data, stored.constants)
+    ir.save(model, path)
 
 
 def _point(model: ir.Model, slots: list[Slot], extents: Mapping[tuple[str, str], Extent]) -> None:
@@ -198,8 +245,11 @@ def _facts_of(aside: Path) -> dict[str, FileFacts]:
     return {path.name: file_facts(path) for path in sorted(aside.iterdir()) if path.name != DATA}
 
 
-def _manifest(checkpoint: Checkpoint, plan: Plan, files: Mapping[str, FileFacts]) -> Manifest:
+def _manifest(
+    checkpoint: Checkpoint, plan: Plan, files: Mapping[str, FileFacts], quantization: Quantization
+) -> Manifest:
     spec = checkpoint.spec
+    graphs = {KV8_GRAPH: GraphFacts("int8"), GRAPH: GraphFacts("fp32")}
     facts = ModelFacts(
         family=spec.family,
         parameters=spec.parameters,
@@ -215,10 +265,11 @@ def _manifest(checkpoint: Checkpoint, plan: Plan, files: Mapping[str, FileFacts]
     return Manifest(
         name=plan.name,
         model=facts,
-        quantization=plan.recipe.quantization,
+        quantization=quantization,
         devices=(plan.device,),
         generation=checkpoint.generation,
         origin=checkpoint.origin,
         edgert=__version__,
         files=files,
+        graphs={name: facts for name, facts in graphs.items() if name in files},
     )

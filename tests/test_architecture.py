@@ -91,7 +91,17 @@ def test_only_the_command_line_imports_the_exporter_and_only_lazily(path):
 
 @pytest.mark.parametrize("folder", ["export", "devices"])
 def test_exporter_and_devices_use_only_the_contract(folder):
-    allowed = {"export", "devices", "bundle", "errors", "fidelity", "session", "template", "__version__"}
+    allowed = {
+        "export",
+        "devices",
+        "bundle",
+        "errors",
+        "decoder",
+        "fidelity",
+        "session",
+        "template",
+        "__version__",
+    }
     for path in (ROOT / folder).glob("*.py"):
         for name in imports(path, top_level_only=False):
             assert runtime_part(name) in allowed | {None}, f"{path} imports {name}"

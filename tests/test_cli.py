@@ -23,7 +23,9 @@ def test_export_then_generate(source, tmp_path):
     exported = run("export", source, tmp_path / "b")
     assert exported.exit_code == 0, exported.output
     size = f"{open_bundle(tmp_path / 'b').size / 1e6:.1f} MB"
-    assert exported.stdout == f"{tmp_path / 'b'}: {size}, ready for: edgert chat {tmp_path / 'b'}\n"
+    first, measured = exported.stdout.splitlines()
+    assert first == f"{tmp_path / 'b'}: {size}, ready for: edgert chat {tmp_path / 'b'}"
+    assert measured.startswith("fidelity    mean KL 0.0") and "8192 tokens" in measured
     assert exported.stderr == ""  # no progress bar where there is no terminal
     answered = run("generate", tmp_path / "b", "-p", "the fox", "--max-tokens", "5")
     assert answered.exit_code == 0 and answered.stdout.endswith("\n")
@@ -75,8 +77,9 @@ def test_chat_answers_a_piped_prompt_and_exits(bundles):
 def test_info_shows_the_facts(bundles):
     screen = run("info", bundles(), "--verify").stdout
     assert "llama, 0 M parameters, 3 layers" in screen
-    assert "int8, weights per scale: qkv 16, o 64, gate 64, up 64, down 32, head 32" in screen
-    assert json.loads(run("info", bundles(), "--json").stdout)["format_version"] == 1
+    assert "weights per scale: qkv 16, o 64, gate 64, up 64, down 32, head 32; rotated" in screen
+    assert "not measured (--no-verify)" in screen
+    assert json.loads(run("info", bundles(), "--json").stdout)["format_version"] == 2
 
 
 def test_devices_name_the_detected_one_and_why():

@@ -49,10 +49,10 @@ def test_a_users_own_profile(tmp_path):
     [
         ("context = 4096", "", "the profile lacks 'context'"),
         ("context = 4096", "context = ]", "not valid TOML"),
-        ("bits = 8", "bits = 3", "matmul.bits must be 8"),
+        ('form = "blocks"', 'form = "rings"', "int8.form must be blocks or rows"),
         ("down = 32", "down = 33", "block_size.down must be 16, 32"),
         ('"laptop-cpu"', '"My Laptop"', "name must be lower-case"),
-        ("[matmul]", "[gemm]", "the profile lacks 'bits'"),
+        ("rotate = true", "", "the profile lacks 'rotate'"),
     ],
 )
 def test_mistakes_in_a_profile_are_named(tmp_path, old, new, message):

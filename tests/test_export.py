@@ -12,8 +12,14 @@ import pytest
 import tiny
 
 from edgert import BundleError, CheckpointError, UsageError, open_bundle
-from edgert.export import ExportOptions, export
-from edgert.export.forms import Int8Blocks
+from edgert.export import ExportOptions
+from edgert.export import export as measured_export
+from edgert.export.forms import Blocks
+
+
+def export(source, folder, progress=None, **options):
+    """Without the measurement at the end, which test_passport.py looks at."""
+    return measured_export(source, folder, ExportOptions(verify=False, **options), progress)
 
 
 def test_every_file_is_listed_with_its_size_and_hash(bundles):
@@ -117,15 +123,15 @@ def test_both_graphs_share_all_weights(bundles):
 def test_int8_codes_are_within_half_a_step():
     rows = np.random.default_rng(0).normal(size=(7, 64)).astype(np.float32)
     rows[3] = 0
-    codes, scales = Int8Blocks(32, 4).encode(rows)
-    decoded = (codes.astype(np.float32) - 128) * scales[..., None]
+    codes, scales = Blocks(8, 32, 4).encode(rows, None)
+    decoded = (codes.reshape(7, 2, 32).astype(np.float32) - 128) * scales[..., None]
     assert (np.abs(decoded.reshape(7, 64) - rows) <= np.repeat(scales, 32, axis=1) * 0.5001).all()
     assert codes.min() >= 1 and (codes[3] == 128).all()
 
 
 @pytest.mark.parametrize(("columns", "size"), [(576, 64), (96, 32), (48, 16)])
 def test_blocks_shrink_until_they_fill_a_row(columns, size):
-    assert Int8Blocks(64, 4).fitted(columns).block_size == size
+    assert Blocks(8, 64, 4).fitted(columns).block_size == size
 
 
 def test_an_existing_bundle_is_kept_unless_forced(checkpoints, tmp_path):
@@ -135,7 +141,7 @@ def test_an_existing_bundle_is_kept_unless_forced(checkpoints, tmp_path):
     with pytest.raises(UsageError, match="exists already.*--force"):
         export(checkpoints("qwen2"), folder)
     assert (folder / "edgert.json").read_text() == before
-    export(checkpoints("qwen2"), folder, ExportOptions(force=True))
+    export(checkpoints("qwen2"), folder, force=True)
     assert open_bundle(folder).manifest.model.family == "qwen2"
 
 
@@ -143,7 +149,7 @@ def test_force_never_removes_a_folder_that_is_not_a_bundle(checkpoints, tmp_path
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter.txt").write_text("years of work")
     with pytest.raises(UsageError, match="is not a bundle"):
-        export(checkpoints("llama"), tmp_path / "thesis", ExportOptions(force=True))
+        export(checkpoints("llama"), tmp_path / "thesis", force=True)
     assert (tmp_path / "thesis" / "chapter.txt").exists()
 
 
@@ -152,7 +158,7 @@ def test_a_failed_export_leaves_the_old_bundle_and_no_rubbish(checkpoints, tmp_p
     export(checkpoints("llama"), folder)
     source = tiny.write(tmp_path / "odd", tiny.Tiny(overrides={"intermediate_size": 100}))
     with pytest.raises(CheckpointError, match="'layers.0.down': 100 columns are not a multiple of 16"):
-        export(source, folder, ExportOptions(force=True))
+        export(source, folder, force=True)
     assert open_bundle(folder).manifest.name == "b"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["b", "odd"]
 
@@ -170,7 +176,7 @@ def test_an_interrupt_while_replacing_keeps_one_of_the_two(checkpoints, tmp_path
 
     monkeypatch.setattr(Path, "rename", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        export(checkpoints("qwen2"), folder, ExportOptions(force=True))
+        export(checkpoints("qwen2"), folder, force=True)
     assert open_bundle(folder).manifest.model.family == "llama"
     assert [path.name for path in tmp_path.iterdir()] == ["b"]
 
@@ -178,7 +184,7 @@ def test_an_interrupt_while_replacing_keeps_one_of_the_two(checkpoints, tmp_path
 def test_a_folder_that_appears_meanwhile_is_not_replaced(checkpoints, tmp_path):
     folder = tmp_path / "b"
 
-    def appear(_done, _total):
+    def appear(_phase, _done, _total):
         folder.mkdir(exist_ok=True)
         (folder / "precious.txt").write_text("mine")
 
@@ -192,14 +198,14 @@ def test_force_spares_a_bundle_that_holds_something_else(checkpoints, tmp_path):
     export(checkpoints("llama"), folder)
     (folder / "notes.txt").write_text("mine")
     with pytest.raises(UsageError, match="holds 'notes.txt'"):
-        export(checkpoints("llama"), folder, ExportOptions(force=True))
+        export(checkpoints("llama"), folder, force=True)
 
 
 def test_a_source_is_never_replaced_by_its_own_bundle(tmp_path):
     source = tiny.write(tmp_path / "student")
     for folder in (source, tmp_path):
         with pytest.raises(UsageError, match="lies inside"):
-            export(source, folder, ExportOptions(force=True))
+            export(source, folder, force=True)
 
 
 def test_weights_that_are_not_finite_are_named(tmp_path):
@@ -213,18 +219,18 @@ def test_weights_that_are_not_finite_are_named(tmp_path):
 
 def test_progress_reaches_the_end(checkpoints, tmp_path):
     seen = []
-    export(checkpoints("llama"), tmp_path / "b", progress=lambda done, total: seen.append((done, total)))
+    export(checkpoints("llama"), tmp_path / "b", progress=lambda _, done, total: seen.append((done, total)))
     assert seen == sorted(seen) and seen[-1][0] == seen[-1][1]
 
 
 @pytest.mark.parametrize("asked", [0, 257])
 def test_context_is_bounded_by_the_model(checkpoints, tmp_path, asked):
     with pytest.raises(UsageError, match="between 1 and the model's 256"):
-        export(checkpoints("llama"), tmp_path / "b", ExportOptions(max_context=asked))
+        export(checkpoints("llama"), tmp_path / "b", max_context=asked)
 
 
 def test_max_context_bounds_the_bundle(checkpoints, tmp_path):
-    bundle = export(checkpoints("llama"), tmp_path / "b", ExportOptions(max_context=100))
+    bundle = export(checkpoints("llama"), tmp_path / "b", max_context=100)
     assert bundle.manifest.model.context == 100
     assert json.loads(bundle.path("genai_config.json").read_text())["model"]["context_length"] == 100
 
@@ -232,8 +238,8 @@ def test_max_context_bounds_the_bundle(checkpoints, tmp_path):
 PEAK = """
 import sys
 from pathlib import Path
-from edgert.export import export
-export(Path(sys.argv[1]), Path(sys.argv[2]))
+from edgert.export import ExportOptions, export
+export(Path(sys.argv[1]), Path(sys.argv[2]), ExportOptions(verify=False))
 status = Path("/proc/self/status").read_text()
 print(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM")))
 """

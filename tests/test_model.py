@@ -101,7 +101,7 @@ def test_every_eos_id_ends_the_answer(tmp_path, model):
     end = next(token for token in said if token != said[0])
     for place in ({"overrides": {"eos_token_id": end}}, {"generation": {"eos_token_id": [7, end]}}):
         source = tiny.write(tmp_path / "c", tiny.Tiny(**place))
-        bundle = export(source, tmp_path / "b", ExportOptions(force=True)).folder
+        bundle = export(source, tmp_path / "b", ExportOptions(force=True, verify=False)).folder
         reply = edgert.load(bundle).generate(HI, max_tokens=20)
         assert reply.finish_reason == "stop"
         assert reply.token_ids == said[: said.index(end)]
@@ -171,7 +171,7 @@ def test_an_abandoned_stream_leaves_nothing_behind(model):
 def test_sampling_defaults_are_the_models_own(tmp_path):
     generation = {"do_sample": True, "temperature": 0.6, "top_p": 0.95}
     source = tiny.write(tmp_path / "c", tiny.Tiny(generation=generation))
-    model = edgert.load(export(source, tmp_path / "b").folder)
+    model = edgert.load(export(source, tmp_path / "b", ExportOptions(verify=False)).folder)
     assert (model.sampling.temperature, model.sampling.top_p) == (0.6, 0.95)
     assert model.request(temperature=0.0).sampling.top_p == 0.95
 
@@ -193,7 +193,7 @@ def test_impossible_options_are_refused(model, options, message):
 def test_a_model_without_a_template_continues_text(tmp_path):
     source = tiny.write(tmp_path / "c")
     (source / "tokenizer_config.json").write_text("{}")
-    model = edgert.load(export(source, tmp_path / "b").folder)
+    model = edgert.load(export(source, tmp_path / "b", ExportOptions(verify=False)).folder)
     assert model.generate("the quick", max_tokens=3).timings.prompt_tokens == len(
         model.tokenizer.encode("the quick")
     )
@@ -210,5 +210,5 @@ def test_prompts_are_checked(model, bad):
 
 
 def test_a_pulled_bundle_is_loaded_by_name(checkpoints):
-    export(checkpoints("llama"), home.bundle_folder("mine"))
+    export(checkpoints("llama"), home.bundle_folder("mine"), ExportOptions(verify=False))
     assert edgert.load("mine").bundle.manifest.name == "mine"

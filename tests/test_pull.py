@@ -170,7 +170,7 @@ def hub(serve, tmp_path, monkeypatch):
 
 def test_a_hub_repository_becomes_a_checkpoint(hub, tmp_path):
     folder = pull(hub(), tmp_path / "mine")
-    assert export(folder, tmp_path / "bundle", ExportOptions()).manifest.model.family == "llama"
+    assert export(folder, tmp_path / "bundle", ExportOptions(verify=False)).manifest.model.family == "llama"
     remote = {path.name for path in (tmp_path / "remote").iterdir()}
     assert {path.name for path in folder.iterdir()} == remote | {"pulled.json"}
 

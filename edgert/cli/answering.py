@@ -9,16 +9,23 @@ import click
 
 from edgert.cli import console
 from edgert.cli.opening import load_model
-from edgert.cli.options import given, model_options, sampling_options
+from edgert.cli.options import given, kv_option, model_options, sampling_options
 
 
 @click.command(short_help="Talk to a bundle.")
 @click.argument("bundle", required=False)
 @click.option("--system", help="System prompt; without it the model's own is used, if it has one.")
 @model_options
+@kv_option
 @sampling_options
 def chat(
-    *, bundle: str | None, system: str | None, device: str | None, context: int | None, **sampling: Any
+    *,
+    bundle: str | None,
+    system: str | None,
+    device: str | None,
+    context: int | None,
+    kv: str | None,
+    **sampling: Any,
 ) -> None:
     """Talk to a bundle, given as a folder or by the name it was pulled under.
 
@@ -27,7 +34,7 @@ def chat(
     from edgert.chat import Chat
 
     piped = None if console.on_terminal() else console.read_stdin()
-    session = Chat(load_model(bundle, device, context), given(sampling), system)
+    session = Chat(load_model(bundle, device, context, kv), given(sampling), system)
     if piped is None:
         session.loop()
     else:
@@ -42,6 +49,7 @@ def chat(
     "--json", "as_json", is_flag=True, help="Print text, token ids, finish reason and speeds as JSON."
 )
 @model_options
+@kv_option
 @sampling_options
 def generate(
     *,
@@ -51,6 +59,7 @@ def generate(
     as_json: bool,
     device: str | None,
     context: int | None,
+    kv: str | None,
     **sampling: Any,
 ) -> None:
     """Answer one prompt and exit.
@@ -61,7 +70,7 @@ def generate(
     """
     from edgert.answer import cut_notice
 
-    model = load_model(bundle, device, context)
+    model = load_model(bundle, device, context, kv)
     text = console.read_stdin() if prompt == "-" else prompt
     stream = model.stream(model.tokenizer.encode(text) if raw else text, **given(sampling))
     if as_json:

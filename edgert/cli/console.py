@@ -63,3 +63,18 @@ def progress_bar(label: str) -> Iterator[Callable[[int, int], None]]:
             bar.update(done - bar.pos)
 
         yield progress
+
+
+@contextmanager
+def phase_bar() -> Iterator[Callable[[str, int, int], None]]:
+    """A bar whose label follows the work. Yields what is told (phase, done, total)."""
+    hidden = not sys.stderr.isatty()
+    with click.progressbar(length=1, label="", file=sys.stderr, hidden=hidden) as bar:
+
+        def progress(phase: str, done: int, total: int) -> None:
+            if phase != bar.label:
+                bar.label, bar.pos = phase, 0
+            bar.length = total
+            bar.update(done - bar.pos)
+
+        yield progress

@@ -11,7 +11,7 @@ import click
 from edgert import home
 
 if TYPE_CHECKING:
-    from edgert.bundle import Bundle
+    from edgert.bundle import Bundle, Manifest, Quantization
 
 
 @click.command(short_help="Show what a bundle holds.")
@@ -31,29 +31,42 @@ def info(bundle: str, verify: bool, as_json: bool) -> None:
 
 
 def _info_text(bundle: Bundle) -> str:
-    manifest, model, quant = bundle.manifest, bundle.manifest.model, bundle.manifest.quantization
-    blocks = ", ".join(f"{kind} {size}" for kind, size in quant.block_size.items())
+    manifest, model = bundle.manifest, bundle.manifest.model
     rows = [
         ("name", manifest.name),
         ("model", f"{model.family}, {model.parameters / 1e6:.0f} M parameters, {model.num_layers} layers"),
-        (
-            "context",
-            f"up to {model.context} tokens, {_kv_bytes(bundle) * 1000 / 1e6:.1f} MB of KV cache per 1,000",
-        ),
-        ("weights", f"{quant.scheme}, weights per scale: {blocks}" if blocks else quant.scheme),
+        ("context", f"up to {model.context} tokens, of KV cache per 1,000: {_kv_sizes(manifest)}"),
+        ("weights", _weights_text(manifest.quantization)),
         ("devices", ", ".join(manifest.devices)),
         ("origin", f"{manifest.origin.source}, licence {manifest.origin.license or 'not stated'}"),
         ("defaults", f"temperature {manifest.generation.temperature}, top_p {manifest.generation.top_p}"),
         ("written by", f"edgert {manifest.edgert}, format {manifest.format_version}"),
         ("size", f"{bundle.size / 1e6:.0f} MB in {len(manifest.files)} files"),
     ]
-    return "\n".join(f"{name:12}{value}" for name, value in rows)
+    return "\n".join([*(f"{name:12}{value}" for name, value in rows), *manifest.fidelity_lines()])
 
 
-def _kv_bytes(bundle: Bundle) -> int:
-    """Bytes of float32 keys and values a token."""
-    model = bundle.manifest.model
-    return 2 * 4 * model.num_layers * model.num_kv_heads * model.head_dim
+def _weights_text(quant: Quantization) -> str:
+    if quant.scheme == "fp32":
+        return quant.scheme
+    parts = [f"{quant.scheme}, {quant.bits_per_weight:.2f} bits a weight"]
+    if quant.block_size:
+        parts.append("weights per scale: " + ", ".join(f"{k} {n}" for k, n in quant.block_size.items()))
+    if quant.exceptions:
+        parts.append(f"{len(quant.exceptions)} matrices at 8 bits")
+    parts += ["calibrated"] if quant.rounding == "gptq" else []
+    parts += ["rotated"] if quant.rotated else []
+    return "; ".join(parts)
+
+
+def _kv_sizes(manifest: Manifest) -> str:
+    """Megabytes of keys and values a thousand tokens, for each way to cache them."""
+    model = manifest.model
+    numbers = 2 * model.num_layers * model.num_kv_heads * model.head_dim
+    sizes = {"fp32": 4, "int8": 1}
+    return ", ".join(
+        f"{numbers * sizes[facts.kv] / 1e3:.1f} MB in {facts.kv}" for facts in manifest.graphs.values()
+    )
 
 
 @click.command(name="devices", short_help="List device profiles and the one detected.")

@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from edgert.model import Model
 
 
-def load_model(bundle: str | None, device: str | None, context: int | None) -> Model:
+def load_model(bundle: str | None, device: str | None, context: int | None, kv: str | None = None) -> Model:
     """The model in a bundle, or the default student if none was named."""
     from edgert.model import load
 
     folder = home.find_bundle(bundle) if bundle else default_bundle()
-    return load(folder, device, context)
+    return load(folder, device, context, kv)
 
 
 def default_bundle() -> Path:

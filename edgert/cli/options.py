@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
@@ -48,6 +50,69 @@ def model_options(command: Command) -> Command:
             "--context", type=click.IntRange(1), help="Tokens of KV cache; the default is the device's."
         ),
         click.option("--device", help="Device profile, by name or as a .toml file; the default is detected."),
+    ):
+        command = option(command)
+    return command
+
+
+def kv_option(command: Command) -> Command:
+    """Which of a bundle's caches to use."""
+    option = click.option(
+        "--kv",
+        type=click.Choice(["fp32", "int8"]),
+        help="How keys and values are cached; the default is the bundle's.",
+    )
+    return option(command)
+
+
+class Bytes(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.3 only
+    """A size such as 900MB or 1.2GB, in bytes."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kMG]?)B?", str(value))
+        if found is None:
+            self.fail(f"{value!r} is no size: write it as 900MB or 1.2GB", param, ctx)
+        return int(float(found[1]) * {"": 1, "k": 1e3, "M": 1e6, "G": 1e9}[found[2]])
+
+
+def quant_options(command: Command) -> Command:
+    """How `export` stores weights, and how it makes sure of them."""
+    for option in reversed(
+        (
+            click.option(
+                "--quant",
+                type=click.Choice(["int8", "int4", "mixed", "fp32"]),
+                default="int8",
+                show_default=True,
+                help="int8 keeps the answers; int4 halves size and time a token; mixed spends --target-size "
+                "or --max-kl where it matters most.",
+            ),
+            click.option(
+                "--block-size",
+                type=click.Choice(["16", "32", "64", "128", "256"]),
+                callback=lambda _ctx, _param, value: value and int(value),
+                help="Weights a scale: 16 is the most accurate, the default the device's best compromise.",
+            ),
+            click.option("--target-size", type=Bytes(), help="What the weights may take, as in 1.2GB."),
+            click.option(
+                "--kv",
+                type=click.Choice(["fp32", "int8"]),
+                default="fp32",
+                show_default=True,
+                help="int8 caches keys and values in a quarter of the memory.",
+            ),
+            click.option(
+                "--max-kl", type=float, help="Fail above this mean KL divergence from fp32, in nats a token."
+            ),
+            click.option(
+                "--calibration",
+                type=click.Path(path_type=Path, exists=True, dir_okay=False),
+                help="Text like what the student will read, to calibrate and measure on.",
+            ),
+            click.option("--verify/--no-verify", default=True, help="Measure the bundle against fp32."),
+        )
     ):
         command = option(command)
     return command

@@ -1,0 +1,76 @@
+"""Calibration: what each matrix multiplies on a text, and how far keys and values reach.
+
+Layers are run in fp32, one at a time and in order, as the writer asks for their matrices.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .checkpoint import Checkpoint, FloatArray, Tokens
+from .layer import KVScales
+from .layerwise import Layerwise
+from .rounding import inverse_factor
+
+TIED_DAMPING = 0.1  # a tied table is also looked up as it is: its rows must stay near their own values
+
+
+class Calibration:
+    """Runs a text through a checkpoint; `hessians` says whether matrices will ask for factors."""
+
+    def __init__(self, checkpoint: Checkpoint, tokens: Tokens, *, hessians: bool) -> None:
+        self.layers = Layerwise(checkpoint, tokens.shape[1])
+        self.kv: list[KVScales] = []
+        self._wanted = hessians
+        self._hidden = self.layers.embed(tokens)
+        self._hessians: dict[str, FloatArray] = {}
+        self._factors: dict[str, FloatArray] = {}
+
+    def factor(self, matrix: str) -> FloatArray | None:
+        """How errors of `layers.3.qkv` or of the head spread, for rounding.gptq; None if nothing is known.
+
+        Layers come in order, the tables last.
+        """
+        spec = self.layers.checkpoint.spec
+        head = "embedding" if spec.tied_embeddings else "head"
+        if matrix == head:
+            self.finish()
+            return self._head_factor() if self._wanted else None
+        if not matrix.startswith("layers."):
+            return None
+        _, layer, kind = matrix.split(".")
+        while len(self.kv) <= int(layer):
+            self._advance()
+        kind = "gate" if kind == "up" else kind  # both read the same
+        if self._wanted and kind not in self._factors:
+            self._factors[kind] = inverse_factor(self._hessians[kind])
+        return self._factors.get(kind)
+
+    def finish(self) -> None:
+        """Run the layers that are left."""
+        while len(self.kv) < self.layers.checkpoint.spec.num_layers:
+            self._advance()
+
+    def _advance(self) -> None:
+        layer, hidden, reaches = len(self.kv), [], []
+        self._hessians, self._factors = {}, {}
+        for output in self.layers.run(layer, self.layers.weights(layer), self._hidden):
+            hidden.append(output.hidden)
+            reaches.append([np.abs(part).max(axis=(0, 2)) for part in (output.keys, output.values)])
+            for kind, x in output.inputs.items() if self._wanted else ():
+                if kind != "up":
+                    self._hessians[kind] = self._hessians.get(kind, np.float32(0)) + x.T @ x
+        keys, values = (np.max([pair[i] for pair in reaches], axis=0)[:, None] for i in (0, 1))
+        self._hidden = np.concatenate(hidden)
+        self.kv.append(KVScales(_steps(keys), _steps(values)))
+
+    def _head_factor(self) -> FloatArray:
+        final = self.layers.final(self._hidden)
+        if self.layers.checkpoint.spec.tied_embeddings:
+            return inverse_factor(final.T @ final, TIED_DAMPING)
+        return inverse_factor(final.T @ final)
+
+
+def _steps(reach: FloatArray) -> FloatArray:
+    """127 steps to the farthest seen; what lies beyond is clipped."""
+    return np.maximum(reach, np.float32(1e-6)).astype(np.float32) / np.float32(127)

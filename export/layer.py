@@ -1,0 +1,217 @@
+"""One layer of the decoder in ONNX Runtime's fast operators.
+
+    norm → qkv → attention → o → norm → gate, up → SiLU · → down
+
+GroupQueryAttention rotates and appends to the KV cache itself (past and present share one buffer);
+SkipSimplifiedLayerNormalization adds the residual and normalises in one node. Matrices are left abstract:
+`edgert::Linear` nodes name the matrix they read, and `lower.py` replaces them by the operators of a form.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from .checkpoint import FloatArray
+from .rotation import hadamard
+from .spec import ModelSpec
+
+ABSTRACT = "edgert"
+MICROSOFT = "com.microsoft"
+SCALE_INPUT = 12  # of GroupQueryAttention: k_scale, v_scale
+MICROSOFT_OPS = ("GroupQueryAttention", "SkipSimplifiedLayerNormalization", "QuickGelu")
+
+Vectors = Callable[[str], FloatArray]
+
+
+@dataclass
+class Builder:
+    """Records nodes in order; one for each graph."""
+
+    spec: ModelSpec
+    vector: Vectors
+    tape: ir.tape.Tape = field(default_factory=ir.tape.Tape)
+    constants: dict[str, ir.Value] = field(default_factory=dict)
+
+    def op(self, kind: str, inputs: list[ir.Value | None], name: str, **attributes: Any) -> ir.Value:
+        """One ai.onnx or com.microsoft node with one output."""
+        domain = MICROSOFT if kind in MICROSOFT_OPS else ""
+        return self.tape.op(kind, inputs, attributes or None, domain=domain, name=name)
+
+    def constant(self, name: str, array: np.ndarray[Any, Any]) -> ir.Value:
+        return self.tape.initializer(ir.tensor(array, name=name))
+
+    def shared(self, name: str, array: np.ndarray[Any, Any]) -> ir.Value:
+        """A constant that many layers read."""
+        if name not in self.constants:
+            self.constants[name] = self.constant(name, array)
+        return self.constants[name]
+
+    def weight(self, name: str) -> ir.Value:
+        """A norm's weight or a bias as an initializer."""
+        return self.constant(name, self.vector(name))
+
+    def bias(self, matrix: str, names: list[str]) -> ir.Value:
+        """The biases of a matrix's parts, stacked."""
+        return self.constant(f"{matrix}.bias", np.concatenate([self.vector(name) for name in names]))
+
+    def linear(self, x: ir.Value, matrix: str, bias: list[str]) -> ir.Value:
+        """x (..., columns) times a matrix, transposed, plus the biases of its parts stacked."""
+        inputs: list[ir.Value | None] = [x]
+        if bias:
+            inputs.append(self.bias(matrix, bias))
+        return self.tape.op("Linear", inputs, {"matrix": matrix}, domain=ABSTRACT, name=matrix)
+
+
+@dataclass(frozen=True)
+class Positions:
+    """What GroupQueryAttention wants to know: last index and length of the sequence, and the rope tables."""
+
+    seqlens_k: ir.Value  # int32 (batch,): tokens in the cache after this run, minus one
+    total: ir.Value  # int32 scalar: the same, not minus one
+    cos: ir.Value
+    sin: ir.Value
+
+
+@dataclass(frozen=True)
+class KVScales:
+    """What one step of an 8-bit key or value stands for, a channel each, (KV heads, 1, head_dim)."""
+
+    keys: FloatArray
+    values: FloatArray
+
+
+@dataclass(frozen=True)
+class LayerCache:
+    """One layer's key and value before and after this run, (batch, KV heads, context, head_dim) each, and the
+    scales of their channels if they are cached in 8 bits.
+    """
+
+    past: tuple[ir.Value, ir.Value]
+    present: tuple[ir.Value, ir.Value]
+    scales: KVScales | None = None
+
+
+@dataclass(frozen=True)
+class Place:
+    """A layer's number, and where it finds positions and its cache."""
+
+    layer: int
+    positions: Positions
+    cache: LayerCache
+
+
+def layer_nodes(
+    b: Builder, hidden: ir.Value, residual: ir.Value | None, at: Place
+) -> tuple[ir.Value, ir.Value]:
+    """What a layer adds to the residual stream, and the stream before that is added."""
+    normed, residual = norm(b, hidden, residual, f"layers.{at.layer}.attn_norm")
+    attended = _attention(b, normed, at)
+    normed, residual = norm(b, attended, residual, f"layers.{at.layer}.mlp_norm")
+    return _mlp(b, normed, at.layer), residual
+
+
+def norm(b: Builder, x: ir.Value, residual: ir.Value | None, name: str) -> tuple[ir.Value, ir.Value]:
+    """RMSNorm of x + residual, and that sum as the next residual."""
+    weight = b.weight(f"{name}.weight")
+    if residual is None:
+        normed = b.op(
+            "SimplifiedLayerNormalization", [x, weight], name, axis=-1, epsilon=b.spec.norm_eps, stash_type=1
+        )
+        return normed, x
+    outputs = b.tape.op_multi_out(
+        "SkipSimplifiedLayerNormalization",
+        [x, residual, weight],
+        {"epsilon": b.spec.norm_eps},
+        num_outputs=4,
+        domain=MICROSOFT,
+        name=name,
+    )
+    outputs[1].name = outputs[2].name = ""  # mean and inverse deviation: not wanted
+    return outputs[0], outputs[3]
+
+
+def _attention(b: Builder, x: ir.Value, at: Place) -> ir.Value:
+    spec, layer, positions, cache = b.spec, at.layer, at.positions, at.cache
+    prefix = f"layers.{layer}"
+    biases = [f"{prefix}.{part}.bias" for part in "qkv"] if spec.qkv_bias else []
+    qkv = b.linear(x, f"{prefix}.qkv", biases)
+    heads = _normed_heads(b, qkv, prefix) if spec.qk_norm else (qkv, None, None)
+    rotates = spec.rope_layers[layer]
+    attributes: dict[str, Any] = {
+        "num_heads": spec.num_heads,
+        "kv_num_heads": spec.num_kv_heads,
+        "do_rotary": int(rotates),
+        "local_window_size": spec.windows[layer] or -1,
+    }
+    inputs = [*heads, *cache.past, positions.seqlens_k, positions.total]
+    inputs += [positions.cos, positions.sin] if rotates else []
+    if cache.scales:
+        attributes |= {"kv_cache_bit_width": 8, "k_quant_type": "PER_CHANNEL", "v_quant_type": "PER_CHANNEL"}
+        inputs += [None] * (SCALE_INPUT - len(inputs))
+        inputs.append(b.constant(f"{prefix}.k_scale", cache.scales.keys))
+        inputs.append(b.constant(f"{prefix}.v_scale", cache.scales.values))
+    attended = ir.Value(name=f"{prefix}.attention")
+    b.tape.op_multi_out(
+        "GroupQueryAttention",
+        inputs,
+        attributes,
+        outputs=[attended, *cache.present],
+        domain=MICROSOFT,
+        name=f"{prefix}.attention",
+    )
+    return b.linear(attended, f"{prefix}.o", [f"{prefix}.o.bias"] if spec.o_bias else [])
+
+
+def _normed_heads(b: Builder, qkv: ir.Value, prefix: str) -> tuple[ir.Value, ir.Value, ir.Value]:
+    """Qwen3: an RMSNorm over each head of q and of k. (GQA's own q/k norm has no CPU kernel.)"""
+    spec = b.spec
+    sizes = b.constant(f"{prefix}.qkv_sizes", np.array([spec.q_size, spec.kv_size, spec.kv_size], np.int64))
+    q, k, v = b.tape.op_multi_out("Split", [qkv, sizes], {"axis": -1}, num_outputs=3, name=f"{prefix}.split")
+    by_head = b.constant(f"{prefix}.by_head", np.array([0, -1, spec.head_dim], np.int64))
+
+    def normed(x: ir.Value, name: str, size: int) -> ir.Value:
+        heads = b.op("Reshape", [x, by_head], f"{prefix}.{name}/heads")
+        weight = b.weight(f"{prefix}.{name}.weight")
+        scaled = b.op(
+            "SimplifiedLayerNormalization",
+            [heads, weight],
+            f"{prefix}.{name}",
+            axis=-1,
+            epsilon=spec.norm_eps,
+            stash_type=1,
+        )
+        flat = b.constant(f"{prefix}.{name}.flat", np.array([0, -1, size], np.int64))
+        return b.op("Reshape", [scaled, flat], f"{prefix}.{name}/flat")
+
+    return normed(q, "q_norm", spec.q_size), normed(k, "k_norm", spec.kv_size), v
+
+
+def _mlp(b: Builder, x: ir.Value, layer: int) -> ir.Value:
+    """down(SiLU(gate) · up); QuickGelu with alpha 1 is SiLU in one node."""
+    prefix = f"layers.{layer}"
+    biases = [f"{prefix}.gate.bias", f"{prefix}.up.bias"] if b.spec.mlp_bias else []
+    gate = b.linear(x, f"{prefix}.gate", biases[:1])
+    up = b.linear(x, f"{prefix}.up", biases[1:])
+    active = b.op("QuickGelu", [gate], f"{prefix}.silu", alpha=1.0)
+    product = b.op("Mul", [active, up], f"{prefix}.mlp")
+    if b.spec.down_block:
+        product = _in_blocks(b, product, f"{prefix}.hadamard")
+    return b.linear(product, f"{prefix}.down", [f"{prefix}.down.bias"] if b.spec.mlp_bias else [])
+
+
+def _in_blocks(b: Builder, x: ir.Value, name: str) -> ir.Value:
+    """x (batch, sequence, n) with every block of `down_block` channels times a Hadamard matrix."""
+    size = b.spec.down_block
+    blocks = b.op("Reshape", [x, b.shared("blocks", np.array([0, 0, -1, size], np.int64))], f"{name}/blocks")
+    turned = b.op("MatMul", [blocks, b.shared("hadamard", hadamard(size))], name)
+    whole = b.shared("whole", np.array([0, 0, b.spec.intermediate_size], np.int64))
+    return b.op("Reshape", [turned, whole], f"{name}/flat")
+
+
+def typed(name: str, dtype: ir.DataType, *shape: int | str) -> ir.Value:
+    return ir.Value(name=name, type=ir.TensorType(dtype), shape=ir.Shape(shape))

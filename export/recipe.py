@@ -1,0 +1,107 @@
+"""Recipe: which form each matrix takes, in which basis, and how its weights are rounded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+
+from edgert.bundle import Quantization
+from edgert.devices import MATRICES, DeviceProfile
+
+from .checkpoint import Checkpoint
+from .forms import Blocks, Float32, Form, Rows
+from .matrix import Matrix
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Forms by kind of matrix (`devices.MATRICES`), and by name for those that differ from their kind.
+
+    `calibrated`: weights are rounded by what they multiply. `rotated`: in another basis, with `hadamard`
+    inputs of down rotated together at run time.
+    """
+
+    scheme: str
+    forms: Mapping[str, Form]
+    exceptions: Mapping[str, Form] = field(default_factory=dict)
+    calibrated: bool = False
+    rotated: bool = False
+    hadamard: int = 0
+
+    def form(self, matrix: str) -> Form:
+        """The form of `layers.3.qkv`, `embedding` or `head`; the embedding takes the head's."""
+        kind = matrix.rpartition(".")[2]
+        return self.exceptions.get(matrix) or self.forms["head" if kind == "embedding" else kind]
+
+    def fitted(self, name: str, matrix: Matrix) -> Form:
+        """The form a matrix takes. Raises ValueError naming the matrix."""
+        try:
+            return self.form(name).fitted(matrix.shape[1])
+        except ValueError as error:
+            raise ValueError(f"matrix '{name}': {error}") from error
+
+    def bytes(self, matrices: Mapping[str, Matrix]) -> int:
+        """What the matrices take on disk."""
+        return sum(self.fitted(name, matrix).bytes(matrix.shape) for name, matrix in matrices.items())
+
+    def quantization(self, matrices: Mapping[str, Matrix]) -> Quantization:
+        """The recipe as a bundle's manifest tells it."""
+        weights = sum(matrix.size for matrix in matrices.values())
+        blocks = {kind: form for kind, form in self.forms.items() if isinstance(form, Blocks)}
+        some = next(iter(self.forms.values()))
+        return Quantization(
+            scheme=self.scheme,
+            bits=some.bits,
+            block_size={kind: form.block_size for kind, form in blocks.items()},
+            accuracy_level=max((form.accuracy_level for form in blocks.values()), default=0),
+            exceptions={name: form.bits for name, form in self.exceptions.items()},
+            bits_per_weight=round(self.bytes(matrices) * 8 / weights, 3),
+            rounding="gptq" if self.calibrated else "nearest",
+            rotated=self.rotated,
+            hadamard=self.hadamard,
+        )
+
+    def without_hadamard(self) -> Recipe:
+        """For models whose intermediate size it doesn't divide."""
+        return replace(self, hadamard=0)
+
+    def at_8_bits(self, names: Iterable[str]) -> Recipe:
+        """The same with some matrices in 8 bits."""
+        wider = {name: replace(form, bits=8) for name in names if isinstance(form := self.form(name), Blocks)}
+        return replace(self, exceptions={**self.exceptions, **wider})
+
+
+def fp32() -> Recipe:
+    return Recipe("fp32", dict.fromkeys(MATRICES, Float32()))
+
+
+def int8(profile: DeviceProfile, block_size: int | None = None) -> Recipe:
+    """8 bits everywhere, in the form that a device has kernels for; `block_size` overrides its own."""
+    wanted = profile.int8
+    if wanted.form == "rows":
+        forms: dict[str, Form] = dict.fromkeys(MATRICES, Rows())
+    else:
+        forms = {
+            kind: Blocks(8, block_size or size, wanted.accuracy_level)
+            for kind, size in wanted.block_size.items()
+        }
+    return Recipe("int8", forms, rotated=wanted.rotate, hadamard=wanted.hadamard)
+
+
+def int4(profile: DeviceProfile, block_size: int | None = None) -> Recipe:
+    """4 bits everywhere, rounded by what the matrices multiply."""
+    wanted = profile.int4
+    forms: dict[str, Form] = {
+        kind: Blocks(4, block_size or size, wanted.accuracy_level) for kind, size in wanted.block_size.items()
+    }
+    return Recipe("int4", forms, calibrated=True, rotated=wanted.rotate, hadamard=wanted.hadamard)
+
+
+def with_fine_head(recipe: Recipe, checkpoint: Checkpoint, matrices: Mapping[str, Matrix]) -> Recipe:
+    """8 bits for the head, which decides the next token, where that leaves at most 5.25 bits a weight.
+
+    In small models with tied tables the head is a fifth of all weights, and 4 calibrated bits must do.
+    """
+    head = "embedding" if checkpoint.spec.tied_embeddings else "head"
+    finer = recipe.at_8_bits([head])
+    return finer if finer.quantization(matrices).bits_per_weight <= 5.25 else recipe
