@@ -193,7 +193,7 @@ class Rows(Stored):
         flat = tape.op("Squeeze", [steps, _constant(tape, weights.name, "batch", np.array([0]))])
         middle = _constant(tape, weights.name, "middle", np.array(128, np.uint8))
         one = _constant(tape, weights.name, "one", np.array(1, np.float32))
-        zero = _constant(tape, weights.name, "zero", np.array(0, np.int8))
+        zero = _constant(tape, weights.name, "zeros", np.zeros(weights.shape[0], np.int8))
         product = tape.op(
             "QGemm",
             [flat, one, middle, codes, scales, zero],

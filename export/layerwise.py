@@ -6,7 +6,7 @@ It is the reference that bundles are measured against, and where calibration see
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,7 @@ import onnx_ir as ir
 from edgert.session import InferenceSession, session_options
 
 from .checkpoint import Checkpoint, FloatArray, Tokens
+from .forms import Form
 from .graph import build_layer
 from .lower import lower
 from .matrix import Matrix, matrices
@@ -48,11 +49,13 @@ class Layerwise:
         self.matrices = matrices(checkpoint)
         self._sessions: dict[tuple[bool, int | None], tuple[int, InferenceSession]] = {}
 
-    def embed(self, tokens: Tokens) -> FloatArray:
-        """Hidden states (windows, tokens, hidden_size) before the first layer."""
+    def embed(self, tokens: Tokens, form: Form | None = None) -> FloatArray:
+        """Hidden states (windows, tokens, hidden_size) before the first layer; `form`: of the table."""
         table = self.checkpoint.tensors["embedding.weight"]
         known, places = np.unique(tokens, return_inverse=True)
         rows = np.concatenate([table.rows(token, token + 1) for token in known.tolist()])
+        if form is not None:
+            rows = form.decode(form.encode(rows, None))
         return rows[places.reshape(tokens.shape)]
 
     def weights(self, layer: int) -> dict[str, FloatArray]:
@@ -75,7 +78,30 @@ class Layerwise:
         """Some windows at a time, in order."""
         step = max(1, BATCH // self.window)
         for start in range(0, len(hidden), step):
-            yield self._run(layer, weights, hidden[start : start + step])
+            built_for, session = self._session(layer)
+            yield self._run(built_for, session, weights, hidden[start : start + step])
+
+    def quantized(
+        self, layer: int, weights: Weights, hidden: FloatArray, forms: Mapping[str, Form]
+    ) -> FloatArray:
+        """Hidden states after a layer, some of its kinds of matrices in forms, by the forms' own kernels."""
+        names = {f"layers.{layer}.{kind}": form for kind, form in forms.items()}
+        model = build_layer(self.checkpoint.spec, layer, self.window)
+        pieces: dict[tuple[str, str], npt.NDArray[np.generic]] = {}
+        for kind, form in forms.items():
+            name, fitted = f"layers.{layer}.{kind}", form.fitted(weights[kind].shape[1])
+            found = fitted.encode(weights[kind], None)
+            kinds = fitted.pieces(weights[kind].shape, "matrix")
+            pieces |= {(name, piece.name): array for piece, array in zip(kinds, found, strict=True)}
+        for slot in lower(model, self.matrices, replace(fp32(), exceptions=names)):
+            if slot.matrix not in names:
+                model.graph.inputs.append(slot.value)
+                continue
+            array = pieces[slot.matrix, slot.piece].reshape(slot.shape)
+            slot.value.const_value = ir.tensor(array, name=slot.value.name)
+            model.graph.register_initializer(slot.value)
+        session = _open(model)
+        return np.concatenate([self._run(layer, session, weights, part[None]).hidden for part in hidden])
 
     def final(self, hidden: FloatArray) -> FloatArray:
         """What the head multiplies, (windows × tokens, hidden_size)."""
@@ -89,13 +115,17 @@ class Layerwise:
     def head(self) -> Matrix:
         return self.matrices["embedding" if self.checkpoint.spec.tied_embeddings else "head"]
 
-    def logits(self, final: FloatArray) -> FloatArray:
-        """(tokens, vocab) of what `final` returned, the head read in chunks."""
-        parts = [final @ part.rows(start, stop).T for part, start, stop in self.head.chunks()]
+    def logits(self, final: FloatArray, form: Form | None = None) -> FloatArray:
+        """(tokens, vocab) of what `final` returned; the head is read in chunks, in a form if given."""
+        parts = []
+        for part, start, stop in self.head.chunks():
+            rows = part.rows(start, stop)
+            parts.append(final @ (rows if form is None else form.decode(form.encode(rows, None))).T)
         return np.concatenate(parts, axis=1)
 
-    def _run(self, layer: int, weights: Weights, hidden: FloatArray) -> LayerOutput:
-        built_for, session = self._session(layer)
+    def _run(
+        self, built_for: int, session: InferenceSession, weights: Weights, hidden: FloatArray
+    ) -> LayerOutput:
         spec = self.checkpoint.spec
         windows, length, _ = hidden.shape
         empty = np.zeros((windows, spec.num_kv_heads, 0, spec.head_dim), np.float32)
@@ -129,7 +159,10 @@ class Layerwise:
             model = build_layer(spec, layer, self.window)
             for slot in lower(model, self.matrices, fp32()):
                 model.graph.inputs.append(slot.value)
-            proto = ir.to_proto(model).SerializeToString()
-            session = InferenceSession(proto, session_options(0, spin=True), ["CPUExecutionProvider"])
-            self._sessions[kind] = layer, session
+            self._sessions[kind] = layer, _open(model)
         return self._sessions[kind]
+
+
+def _open(model: ir.Model) -> InferenceSession:
+    data = ir.to_proto(model).SerializeToString()
+    return InferenceSession(data, session_options(0, spin=True), ["CPUExecutionProvider"])

@@ -25,6 +25,7 @@ class Slot:
     value: ir.Value
     matrix: str
     piece: str
+    shape: tuple[int, ...]
 
 
 def lower(model: ir.Model, matrices: Mapping[str, Matrix], recipe: Recipe) -> list[Slot]:
@@ -59,4 +60,4 @@ def _slot(label: str, matrix: str, piece: Piece) -> Slot:
     value = ir.Value(
         name=f"{label}.{piece.name}", type=ir.TensorType(piece.dtype), shape=ir.Shape(piece.shape)
     )
-    return Slot(value, matrix, piece.name)
+    return Slot(value, matrix, piece.name, piece.shape)

@@ -61,10 +61,6 @@ class Recipe:
             hadamard=self.hadamard,
         )
 
-    def without_hadamard(self) -> Recipe:
-        """For models whose intermediate size it doesn't divide."""
-        return replace(self, hadamard=0)
-
     def at_8_bits(self, names: Iterable[str]) -> Recipe:
         """The same with some matrices in 8 bits."""
         wider = {name: replace(form, bits=8) for name in names if isinstance(form := self.form(name), Blocks)}
