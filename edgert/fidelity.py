@@ -14,7 +14,7 @@ Logits = npt.NDArray[np.float32]
 Tokens = npt.NDArray[np.integer]
 Figures = npt.NDArray[np.float64]
 
-ROWS = 32  # positions in float64 at a time: 39 MB at a vocabulary of 152k
+ROWS = 32  # positions at a time: 19 MB an array at a vocabulary of 152k
 
 
 @dataclass(frozen=True)
@@ -72,15 +72,15 @@ def _diverge(reference: Logits, logits: Logits, following: Tokens) -> Divergence
     p, q = log_softmax(reference), log_softmax(logits)
     rows = np.arange(len(following))
     return Divergence(
-        (np.exp(p) * (p - q)).sum(-1),
+        (np.exp(p) * (p - q)).sum(-1, dtype=np.float64),
         p.argmax(-1) == q.argmax(-1),
-        -q[rows, following],
-        -p[rows, following],
+        -q[rows, following].astype(np.float64),
+        -p[rows, following].astype(np.float64),
     )
 
 
-def log_softmax(logits: Logits) -> Figures:
-    """Natural logarithms of the probabilities, float64, along the last axis."""
-    shifted: Figures = logits.astype(np.float64) - logits.max(-1, keepdims=True)
-    shifted -= np.log(np.exp(shifted).sum(-1, keepdims=True))
+def log_softmax(logits: Logits) -> Logits:
+    """Natural logarithms of the probabilities along the last axis, summed up in float64."""
+    shifted: Logits = logits - logits.max(-1, keepdims=True)
+    shifted -= np.log(np.exp(shifted).sum(-1, keepdims=True, dtype=np.float64)).astype(np.float32)
     return shifted

@@ -76,13 +76,14 @@ class Open(Builder):
     inputs: list[ir.Value] = field(default_factory=list)
 
     def weight(self, name: str) -> ir.Value:
-        return self._input(name)
+        return self._input(name, [name])
 
     def bias(self, matrix: str, names: list[str]) -> ir.Value:
-        return self._input(f"{matrix}.bias")
+        return self._input(f"{matrix}.bias", names)
 
-    def _input(self, name: str) -> ir.Value:
-        self.inputs.append(typed(name, ir.DataType.FLOAT, "size"))
+    def _input(self, name: str, stacked: list[str]) -> ir.Value:
+        shapes = self.spec.tensors()
+        self.inputs.append(typed(name, ir.DataType.FLOAT, sum(shapes[part][0] for part in stacked)))
         return self.inputs[-1]
 
 

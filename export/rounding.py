@@ -64,15 +64,16 @@ def nearest(rows: FloatArray, block_size: int, bits: int) -> Rounded:
 def gptq(rows: FloatArray, block_size: int, bits: int, factor: FloatArray) -> Rounded:
     """As `nearest`, each column's error made good by later ones; `factor` is of `inverse_factor`."""
     rows = rows.copy()
-    columns, step = rows.shape[1], max(LAZY, block_size)
+    columns = rows.shape[1]
     codes, grids = np.empty(rows.shape, np.uint8), []
-    for start in range(0, columns, step):
-        stop = min(start + step, columns)
-        part, errors = rows[:, start:stop], np.empty((len(rows), stop - start), np.float32)
+    for start in range(0, columns, LAZY):
+        stop = min(start + LAZY, columns)
+        part, errors = rows[:, start:stop].copy(), np.empty((len(rows), stop - start), np.float32)
         for i in range(stop - start):
             column = start + i
             if column % block_size == 0:
-                grids.append(block_grid(part[:, None, i : i + block_size], bits))
+                rows[:, column:stop] = part[:, i:]  # a block may reach beyond this part
+                grids.append(block_grid(rows[:, None, column : column + block_size], bits))
             code = grids[-1].codes(part[:, None, i, None], bits)
             codes[:, column] = code[:, 0, 0]
             lost = part[:, i] - grids[-1].values(code)[:, 0, 0]

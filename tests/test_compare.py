@@ -83,7 +83,7 @@ def test_kl_is_taken_along_the_reference_answer(found, model, fp32):
     pair = found.pairs[0]
     asked = fp32.tokens_of(pair.prompt)
     p, q = (probabilities(m, [*asked, *pair.reference.token_ids])[len(asked) - 1 : -1] for m in (fp32, model))
-    assert pair.kl == pytest.approx((p * np.log(p / q)).sum(-1), rel=1e-6)
+    assert pair.kl == pytest.approx((p * np.log(p / q)).sum(-1), rel=1e-3, abs=1e-6)
     assert pair.agrees == tuple(p.argmax(-1) == q.argmax(-1))
     assert pair.kl[pair.worst] == max(pair.kl) > pair.mean_kl > 0
     assert found.summary.mean_kl == pytest.approx(np.mean([kl for pair in found.pairs for kl in pair.kl]))

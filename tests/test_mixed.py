@@ -1,0 +1,96 @@
+"""Bits by measured sensitivity: what storing a matrix costs, and how a budget is spent."""
+
+import numpy as np
+import pytest
+
+from edgert import UsageError, devices
+from edgert.export import ExportOptions, export
+from edgert.export.basis import rotated
+from edgert.export.matrix import matrices
+from edgert.export.mixed import Choices
+from edgert.export.recipe import int4, int8
+from edgert.export.sensitivity import by_layer, by_matrix, costs
+from edgert.export.source import open_checkpoint
+
+PROFILE = devices.load("laptop-cpu")
+TOKENS = np.random.default_rng(3).integers(5, 320, (2, 64))
+
+
+@pytest.fixture(scope="module", params=["llama", "qwen2"])
+def checkpoint(request, checkpoints):
+    return rotated(open_checkpoint(checkpoints(request.param)), 32)
+
+
+def silent(_done, _total):
+    pass
+
+
+def test_every_matrix_costs_something_and_4_bits_more_than_8(checkpoint):
+    names = list(matrices(checkpoint))
+    four, eight = (
+        costs(checkpoint, recipe, by_matrix(names), TOKENS, silent)
+        for recipe in (int4(PROFILE), int8(PROFILE))
+    )
+    assert set(four) == set(eight) == set(names)
+    assert all(four[name] > 2 * eight[name] > 0 for name in names)
+
+
+def test_a_layer_costs_more_than_any_of_its_matrices(checkpoint):
+    names = list(matrices(checkpoint))
+    recipe = int4(PROFILE)
+    alone, together = (costs(checkpoint, recipe, by(names), TOKENS, silent) for by in (by_matrix, by_layer))
+    assert set(together) == {"layer 0", "layer 1", "layer 2", *(n for n in names if "." not in n)}
+    for layer in range(3):
+        own = [cost for name, cost in alone.items() if name.startswith(f"layers.{layer}.")]
+        assert max(own) < together[f"layer {layer}"] < 3 * sum(own)
+
+
+def test_a_budget_goes_where_it_saves_most(checkpoint):
+    named = matrices(checkpoint)
+    prices = dict.fromkeys(named, 0.001) | {"layers.1.o": 5.0, "layers.2.down": 1.0}
+    choices = Choices(int4(PROFILE), named, prices)
+    least = choices.recipe.bytes(named)
+    assert choices.order[:2] == ["layers.1.o", "layers.2.down"]
+    assert not choices.within(least).exceptions
+    chosen = choices.within(least + 5000)
+    assert next(iter(chosen.exceptions)) == "layers.1.o" and chosen.bytes(named) <= least + 5000
+    everything = choices.within(10 * least)
+    assert set(everything.exceptions) == set(named)
+    with pytest.raises(UsageError, match="is not reachable: 4 bits everywhere take"):
+        choices.within(least - 1)
+
+
+def test_a_bound_takes_no_more_than_it_needs(checkpoint):
+    named = matrices(checkpoint)
+    prices = dict.fromkeys(named, 0.001) | {"layers.1.o": 5.0}
+    chosen = Choices(int4(PROFILE), named, prices).below(0.5)
+    assert list(chosen.exceptions) == ["layers.1.o"]
+
+
+def test_mixed_keeps_to_its_size(checkpoints, tmp_path):
+    checkpoint = open_checkpoint(checkpoints("llama"))
+    named = matrices(checkpoint)
+    low, high = (recipe(PROFILE).bytes(named) for recipe in (int4, int8))
+    target = (low + high) // 2
+    kept = {}
+    for size in (low, target):
+        options = ExportOptions(quant="mixed", target_size=size)
+        bundle = export(checkpoints("llama"), tmp_path / f"b{size}", options)
+        quantization = bundle.manifest.quantization
+        assert quantization.scheme == "mixed"
+        assert quantization.bits_per_weight * sum(m.size for m in named.values()) / 8 <= size * 1.001
+        assert (quantization.exceptions == {}) == (size == low)
+        kept[size] = bundle.manifest.graphs["model.onnx"].fidelity.mean_kl
+    assert kept[target] < kept[low]
+
+
+def test_mixed_keeps_to_its_bound(checkpoints, tmp_path):
+    whole = export(checkpoints("llama"), tmp_path / "int4", ExportOptions(quant="int4"))
+    bound = whole.manifest.graphs["model.onnx"].fidelity.mean_kl / 2
+    bundle = export(checkpoints("llama"), tmp_path / "b", ExportOptions(quant="mixed", max_kl=bound))
+    assert bundle.manifest.graphs["model.onnx"].fidelity.mean_kl <= bound
+    assert (
+        0
+        < len(bundle.manifest.quantization.exceptions)
+        < len(matrices(open_checkpoint(checkpoints("llama"))))
+    )
