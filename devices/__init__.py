@@ -32,7 +32,7 @@ class MatMulForm:
     `form` "blocks": codes with a scale a block, for MatMulNBits at `accuracy_level`, `block_size` weights of
     each kind of matrix a scale (`head` stands for the token embedding, too); "rows": a scale a row, for whole
     integer products. `rotate`: in a basis where no channel stands out; `hadamard`: how many inputs of down
-    are rotated together at run time, 0 for none.
+    are rotated together at run time, 0 for none. `calibrate`: weights are rounded by what they multiply.
     """
 
     form: str
@@ -40,6 +40,7 @@ class MatMulForm:
     block_size: Mapping[str, int]
     rotate: bool
     hadamard: int
+    calibrate: bool
 
 
 @dataclass(frozen=True)
@@ -167,8 +168,9 @@ def _profile(table: Mapping[str, Any]) -> DeviceProfile:
 
 
 def _matmul_form(table: Mapping[str, Any], name: str) -> MatMulForm:
-    if table["form"] not in ("blocks", "rows"):
-        raise ValueError(f"{name}.form must be blocks or rows, not {table['form']!r}")
+    known = ("blocks", "rows") if name == "int8" else ("blocks",)
+    if table["form"] not in known:
+        raise ValueError(f"{name}.form must be {' or '.join(known)}, not {table['form']!r}")
     hadamard = int(table["hadamard"])
     if hadamard < 0 or hadamard & (hadamard - 1):
         raise ValueError(f"{name}.hadamard must be a power of two or 0, not {hadamard}")
@@ -178,4 +180,11 @@ def _matmul_form(table: Mapping[str, Any], name: str) -> MatMulForm:
     for kind, size in sizes.items():
         if size not in BLOCK_SIZES:
             raise ValueError(f"{name}.block_size.{kind} must be 16, 32, 64, 128 or 256, not {size!r}")
-    return MatMulForm(table["form"], int(table["accuracy_level"]), sizes, bool(table["rotate"]), hadamard)
+    return MatMulForm(
+        form=table["form"],
+        accuracy_level=int(table["accuracy_level"]),
+        block_size=sizes,
+        rotate=bool(table["rotate"]),
+        hadamard=hadamard,
+        calibrate=bool(table["calibrate"]),
+    )

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from edgert.bundle import Quantization
-from edgert.devices import MATRICES, DeviceProfile
+from edgert.devices import MATRICES, DeviceProfile, MatMulForm
 
 from .checkpoint import Checkpoint
 from .forms import Blocks, Float32, Form, Rows
@@ -73,24 +73,22 @@ def fp32() -> Recipe:
 
 def int8(profile: DeviceProfile, block_size: int | None = None) -> Recipe:
     """8 bits everywhere, in the form that a device has kernels for; `block_size` overrides its own."""
-    wanted = profile.int8
-    if wanted.form == "rows":
-        forms: dict[str, Form] = dict.fromkeys(MATRICES, Rows())
-    else:
-        forms = {
-            kind: Blocks(8, block_size or size, wanted.accuracy_level)
-            for kind, size in wanted.block_size.items()
-        }
-    return Recipe("int8", forms, rotated=wanted.rotate, hadamard=wanted.hadamard)
+    return _recipe("int8", 8, profile.int8, block_size)
 
 
 def int4(profile: DeviceProfile, block_size: int | None = None) -> Recipe:
-    """4 bits everywhere, rounded by what the matrices multiply."""
-    wanted = profile.int4
-    forms: dict[str, Form] = {
-        kind: Blocks(4, block_size or size, wanted.accuracy_level) for kind, size in wanted.block_size.items()
-    }
-    return Recipe("int4", forms, calibrated=True, rotated=wanted.rotate, hadamard=wanted.hadamard)
+    """4 bits everywhere."""
+    return _recipe("int4", 4, profile.int4, block_size)
+
+
+def _recipe(scheme: str, bits: int, wanted: MatMulForm, block_size: int | None) -> Recipe:
+    forms: dict[str, Form] = dict.fromkeys(MATRICES, Rows())
+    if wanted.form == "blocks":
+        sizes = wanted.block_size
+        forms = {
+            kind: Blocks(bits, block_size or size, wanted.accuracy_level) for kind, size in sizes.items()
+        }
+    return Recipe(scheme, forms, calibrated=wanted.calibrate, rotated=wanted.rotate, hadamard=wanted.hadamard)
 
 
 def with_fine_head(recipe: Recipe, checkpoint: Checkpoint, matrices: Mapping[str, Matrix]) -> Recipe:

@@ -1,0 +1,53 @@
+"""int8 for cores without dotprod: whole integer products, in a basis that allows one scale a row."""
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+import tiny
+
+import edgert
+from edgert.export import ExportOptions, export
+
+IDS = np.random.default_rng(7).integers(5, tiny.VOCAB, 90).tolist()
+
+
+@pytest.fixture(scope="module", params=["llama", "qwen2", "qwen3", "phi3", "llama-biased"])
+def pair(request, checkpoints, bundles, tmp_path_factory):
+    """A bundle for the Raspberry Pi 4, and the fp32 one."""
+    folder = tmp_path_factory.mktemp("rows") / "b"
+    export(checkpoints(request.param), folder, ExportOptions(device="raspberry-pi-4", verify=False))
+    return folder, bundles(request.param, "fp32")
+
+
+def test_predictions_are_near_the_original(pair):
+    rows, exact = (edgert.load(bundle).logits(IDS) for bundle in pair)
+    error = np.sqrt(((rows - exact) ** 2).mean()) / np.sqrt((exact**2).mean())
+    assert 0 < error < 0.05
+
+
+def test_every_product_has_a_kernel_without_dotprod(pair):
+    model = ir.load(pair[0] / "model.onnx")
+    kinds = {node.op_type for node in model.graph}
+    assert "QGemm" in kinds and not kinds & {"MatMulNBits", "GatherBlockQuantized", "DynamicQuantizeLinear"}
+
+
+def test_decoding_equals_reading_the_whole(pair):
+    """Each token has its own scale, so how a prompt is cut changes nothing."""
+    model = edgert.load(pair[0])
+    whole = model.logits(IDS)
+    model._decoder.forget()
+    steps = [model._decoder.prefill(IDS[:5]).copy()]
+    steps += [model._decoder.decode(token).copy() for token in IDS[5:]]
+    difference = np.abs(np.array(steps) - whole[4:])
+    assert np.sqrt((difference**2).mean()) < 0.01 * np.sqrt((whole**2).mean())
+
+
+def test_tied_tables_are_stored_once(pair):
+    model = edgert.open_bundle(pair[0]).manifest
+    tensors = {
+        name: value.const_value for name, value in ir.load(pair[0] / "model.onnx").graph.initializers.items()
+    }
+    if model.model.tied_embeddings:
+        table, matrix = tensors["embedding.table.codes"], tensors["embedding.matrix.codes"]
+        assert (table.offset, table.length) == (matrix.offset, matrix.length)
+    assert model.quantization.bits_per_weight < 9 and model.devices == ("raspberry-pi-4",)
