@@ -29,6 +29,7 @@ class ExportOptions:
     `block_size`: weights a scale instead of the device's own sizes; smaller is more accurate and slower.
     `kv` "int8" adds a graph that caches keys and values in 8 bits. `target_size`, bytes of all matrices, and
     `max_kl`, nats a token, bound what `mixed` may take; `max_kl` makes any other export fail above it.
+    `calibrate` False rounds every weight to the nearest step, which is quicker and loses more.
     `calibration`: a text instead of the built-in sample. `verify`: measure the bundle at the end.
     """
 
@@ -42,6 +43,7 @@ class ExportOptions:
     kv: KV = "fp32"
     target_size: int | None = None
     max_kl: float | None = None
+    calibrate: bool = True
     calibration: Path | None = None
     verify: bool = True
 

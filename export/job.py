@@ -21,6 +21,7 @@ from .sensitivity import Groups, by_layer, by_matrix, costs
 from .spec import ModelSpec
 from .writer import Plan, write_bundle, write_manifest
 
+FEW = 8  # windows that calibrate 8-bit weights as well as four times as many
 TRIED = 2  # windows on which each matrix is tried alone
 CORRECTIONS = 3  # exports more, if the first misses --max-kl
 
@@ -75,7 +76,8 @@ class Job:
         context = _context(self.options.max_context, self.checkpoint.spec)
         plan = Plan(self.name, recipe, self.profile.name, context, self.options.kv == "int8")
         if sample is not None:
-            plan = replace(plan, calibrating=sample.calibrating)
+            few = self.options.quant == "int8"
+            plan = replace(plan, calibrating=sample.calibrating[:FEW] if few else sample.calibrating)
         manifest = write_bundle(stored, aside, plan, lambda *done: self.progress("Exporting", *done))
         if sample is None or not self.options.verify:
             return manifest
@@ -95,7 +97,12 @@ class Job:
         if options.quant == "int4":
             recipe = with_fine_head(recipe, self.checkpoint, matrices(self.checkpoint))
         divides = recipe.hadamard and self.checkpoint.spec.intermediate_size % recipe.hadamard == 0
-        return replace(recipe, scheme=options.quant, hadamard=recipe.hadamard if divides else 0)
+        return replace(
+            recipe,
+            scheme=options.quant,
+            hadamard=recipe.hadamard if divides else 0,
+            calibrated=recipe.calibrated and options.calibrate,
+        )
 
     def _sample(self, recipe: Recipe) -> Sample | None:
         """Nothing is read that nothing needs: an fp32 bundle is its own reference."""

@@ -50,7 +50,7 @@ def test_a_users_own_profile(tmp_path):
         ("context = 4096", "", "the profile lacks 'context'"),
         ("context = 4096", "context = ]", "not valid TOML"),
         ('form = "blocks"', 'form = "rings"', "int8.form must be blocks or rows"),
-        ("down = 32", "down = 33", "block_size.down must be 16, 32"),
+        ("down = 64", "down = 33", "block_size.down must be 16, 32"),
         ('"laptop-cpu"', '"My Laptop"', "name must be lower-case"),
         ("rotate = true", "", "the profile lacks 'rotate'"),
     ],

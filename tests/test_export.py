@@ -42,7 +42,7 @@ def test_manifest_holds_the_facts(bundles):
     assert manifest.model.parameters == sum(
         int(np.prod(shape)) for shape in tiny.shapes(tiny.Tiny("qwen2").config).values()
     )
-    assert (manifest.quantization.scheme, manifest.quantization.block_size["down"]) == ("int8", 32)
+    assert (manifest.quantization.scheme, manifest.quantization.block_size["down"]) == ("int8", 64)
     assert manifest.devices == ("laptop-cpu",)
     assert manifest.generation.eos_token_ids == (1,)
 
@@ -239,21 +239,22 @@ PEAK = """
 import sys
 from pathlib import Path
 from edgert.export import ExportOptions, export
-export(Path(sys.argv[1]), Path(sys.argv[2]), ExportOptions(verify=False))
+export(Path(sys.argv[1]), Path(sys.argv[2]), ExportOptions(verify=False, calibrate=sys.argv[3] == "yes"))
 status = Path("/proc/self/status").read_text()
 print(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM")))
 """
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/status")
-def test_peak_memory_does_not_grow_with_the_model(tmp_path):
-    """Eight times the weights, the same peak within a few chunks."""
+@pytest.mark.parametrize("calibrate", ["no", "yes"])
+def test_peak_memory_does_not_grow_with_the_model(tmp_path, calibrate):
+    """Eight times the weights, the same peak within a few chunks; calibrated, one layer's weights are held."""
     peaks = []
     for layers in (2, 16):
         overrides = {"hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": layers}
         source = tiny.write(tmp_path / f"c{layers}", tiny.Tiny(overrides=overrides, dtype="bfloat16"))
-        command = [sys.executable, "-c", PEAK, str(source), str(tmp_path / f"b{layers}")]
+        command = [sys.executable, "-c", PEAK, str(source), str(tmp_path / f"b{layers}"), calibrate]
         peaks.append(int(subprocess.run(command, capture_output=True, text=True, check=True).stdout) // 1024)
     weights = (tmp_path / "c16" / "model.safetensors").stat().st_size >> 20
     assert weights > 100
-    assert peaks[1] - peaks[0] < weights // 4, f"{peaks} MB at peak, {weights} MB of weights"
+    assert peaks[1] - peaks[0] < weights // 2, f"{peaks} MB at peak, {weights} MB of weights"

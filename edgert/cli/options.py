@@ -111,6 +111,11 @@ def quant_options(command: Command) -> Command:
                 type=click.Path(path_type=Path, exists=True, dir_okay=False),
                 help="Text like what the student will read, to calibrate and measure on.",
             ),
+            click.option(
+                "--calibrate/--no-calibrate",
+                default=True,
+                help="Round weights by what they multiply on that text; without it an export takes seconds.",
+            ),
             click.option("--verify/--no-verify", default=True, help="Measure the bundle against fp32."),
         )
     ):
