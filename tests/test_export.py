@@ -248,7 +248,7 @@ print(next(line.split()[1] for line in status.splitlines() if line.startswith("V
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/status")
 @pytest.mark.parametrize("calibrate", ["no", "yes"])
 def test_peak_memory_does_not_grow_with_the_model(tmp_path, calibrate):
-    """Eight times the weights, the same peak within a few chunks; calibrated, one layer's weights are held."""
+    """Eight times the weights, the same peak within a few chunks; calibration holds a layer."""
     peaks = []
     for layers in (2, 16):
         overrides = {"hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": layers}
