@@ -164,5 +164,6 @@ class Layerwise:
 
 
 def _open(model: ir.Model) -> InferenceSession:
+    # Spinning workers would hold the cores that NumPy computes on between two runs.
     data = ir.to_proto(model).SerializeToString()
-    return InferenceSession(data, session_options(0, spin=True), ["CPUExecutionProvider"])
+    return InferenceSession(data, session_options(0, spin=False), ["CPUExecutionProvider"])

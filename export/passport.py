@@ -6,6 +6,7 @@ The original is run in fp32 a layer at a time, the bundle by the runtime that us
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import numpy as np
 
@@ -61,7 +62,8 @@ def _fidelity(
 ) -> Fidelity:
     facts, kv = bundle.manifest.model, bundle.manifest.graphs[graph].kv
     window = sample.measuring.shape[1]
-    session = Session(bundle, devices.load(devices.DEFAULT), graph)
+    # Spinning workers would hold the cores that NumPy computes on between two windows.
+    session = Session(bundle, replace(devices.load(devices.DEFAULT), spin=False), graph)
     decoder = Decoder(session, facts, window, window, kv)
     tally = Tally()
     for tokens, following, expected in zip(

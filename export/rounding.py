@@ -16,7 +16,7 @@ from .checkpoint import FloatArray
 
 Codes = npt.NDArray[np.uint8]
 DAMPING = 0.01  # of the mean diagonal: keeps the inverse stable where calibration saw little
-LAZY = 128  # columns whose errors are passed on together
+LAZY = 32  # columns whose errors are passed on together: fits the cache
 SHRINK = np.linspace(0.65, 1.0, 15, dtype=np.float32)  # candidates for a block's range, of the whole one
 TINY = np.float32(1e-30)
 
@@ -96,7 +96,7 @@ def inverse_factor(hessian: FloatArray, damping: float = DAMPING) -> FloatArray:
 def _inverse(upper: FloatArray) -> FloatArray:
     """Of an upper triangular matrix, by halves: a sixth of the work of a general inverse."""
     size = len(upper)
-    if size <= LAZY:
+    if size <= 128:
         return np.triu(np.linalg.inv(upper.astype(np.float64))).astype(np.float32)
     half = size // 2
     result = np.zeros_like(upper)
