@@ -8,15 +8,19 @@ import venv
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import onnxruntime as ort
 import peers
 
-from edgert import home
+from edgert import devices, home
 from edgert.fidelity import Logits
 
+if TYPE_CHECKING:
+    import onnxruntime as ort
+
 VERSION = "0.1.0"
+PAST = "past_key_values"
 # PyTorch first: by itself Optimum would bring another one, with gigabytes of CUDA.
 PACKAGES = ("torch==2.13.0", f"optimum-onnx[onnxruntime]=={VERSION} transformers==4.57.6")
 
@@ -36,7 +40,9 @@ def command_line() -> Path:
 
 def fp32(checkpoint: Path, folder: Path) -> Path:
     """A Hugging Face folder's graph, as `optimum-cli export onnx` writes it."""
-    peers.run(command_line(), "export", "onnx", "--model", checkpoint, "--dtype", "fp32", folder)
+    # The task that Optimum infers for models from the hub; for folders it can't.
+    options = ("--task", "text-generation-with-past", "--dtype", "fp32")
+    peers.run(command_line(), "export", "onnx", "--model", checkpoint, *options, folder)
     return folder / "model.onnx"
 
 
@@ -47,26 +53,48 @@ def int8(graph: Path, folder: Path) -> Path:
     return folder / "model_quantized.onnx"
 
 
+def scorer(graph: Path, chunk: int) -> Scorer:
+    """Open a graph with as many threads as the other engines take."""
+    import onnxruntime as ort  # by now edgert has turned its telemetry off
+
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = devices.physical_threads().count
+    return Scorer(ort.InferenceSession(graph, options), chunk)
+
+
 @dataclass(frozen=True)
 class Scorer:
-    """A graph that Optimum exported, with its cache left empty."""
+    """A graph that Optimum exported, fed `chunk` tokens a run.
+
+    The tokens of a run share the scales of their activations, so that int8 depends on it.
+    """
 
     session: ort.InferenceSession
+    chunk: int
 
     def logits(self, ids: Sequence[int]) -> Logits:
         """Logits after every token, (tokens, vocab)."""
-        row = np.array([ids], np.int64)
-        known = {
-            "input_ids": row,
-            "attention_mask": np.ones_like(row),
-            "position_ids": np.arange(len(ids), dtype=np.int64)[None],
-        }
-        inputs = {node.name: known.get(node.name, _empty(node)) for node in self.session.get_inputs()}
-        logits: Logits = self.session.run(["logits"], inputs)[0][0]
-        return logits
+        nodes = self.session.get_inputs()
+        cache = {node.name: _empty(node) for node in nodes if node.name.startswith(PAST)}
+        parts = []
+        for start in range(0, len(ids), self.chunk):
+            positions = np.arange(start, min(start + self.chunk, len(ids)), dtype=np.int64)[None]
+            inputs = {
+                "input_ids": np.asarray(ids, np.int64)[positions],
+                "attention_mask": np.ones((1, positions[0, -1] + 1), np.int64),
+                "position_ids": positions,
+            }
+            found = dict(zip(self._outputs, self.session.run(None, inputs | cache), strict=True))
+            parts.append(found["logits"][0])
+            cache = {name: found[name.replace(PAST, "present")] for name in cache}
+        return np.concatenate(parts)
+
+    @property
+    def _outputs(self) -> list[str]:
+        return [node.name for node in self.session.get_outputs()]
 
 
 def _empty(node: ort.NodeArg) -> Logits:
     """No past: (1, heads, 0, head_dim)."""
-    _, heads, _, head_dim = node.shape if len(node.shape) == 4 else (1, 1, 1, 1)
+    _, heads, _, head_dim = node.shape
     return np.zeros((1, heads, 0, head_dim), np.float32)

