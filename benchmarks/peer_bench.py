@@ -149,7 +149,7 @@ class Bench:
 
 
 def _noted(row: Row) -> Row:
-    """The row, also on the terminal: all of them take half an hour."""
+    """The row, also on the terminal: all of them can take forty minutes."""
     click.echo(f"{row.engine} {row.recipe}: {row.fidelity}", err=True)
     return row
 
