@@ -26,7 +26,9 @@ PEAK = r"""
 import re, sys
 from pathlib import Path
 from edgert.export import ExportOptions, export
-export(Path(sys.argv[1]), Path(sys.argv[2]), ExportOptions(force=True, verify=False))
+whole, text = sys.argv[3] == "whole", sys.argv[4]
+options = ExportOptions(force=True, calibrate=whole, verify=whole, calibration=Path(text) if text else None)
+export(Path(sys.argv[1]), Path(sys.argv[2]), options)
 # Not getrusage: on Linux a child inherits its parent's peak there.
 print(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1])
 """
@@ -75,14 +77,22 @@ def _shapes(config: dict[str, int]) -> dict[str, dict[str, tuple[int, ...]]]:
 
 @click.command()
 @click.argument("folder", type=click.Path(path_type=Path), required=False)
-def main(folder: Path | None) -> None:
-    """Measure in FOLDER, which keeps the checkpoint for the next time; without it in a temporary one."""
+@click.option(
+    "--whole", is_flag=True, help="Calibrate and measure the bundle, too: minutes instead of seconds."
+)
+@click.option("--text", default="", help="A shorter text than the built-in sample, to see the memory sooner.")
+def main(folder: Path | None, whole: bool, text: str) -> None:
+    """Measure in FOLDER, which keeps the checkpoint for the next time; without it in a temporary one.
+
+    The quick export rounds to the nearest step and does not measure what that did.
+    """
     with tempfile.TemporaryDirectory() as scratch:
         root = folder or Path(scratch)
         if not (root / "checkpoint").exists():
             write_checkpoint(root / "checkpoint")
         start = time.perf_counter()
         command = [sys.executable, "-c", PEAK, str(root / "checkpoint"), str(root / "bundle")]
+        command += ["whole" if whole else "quick", text]
         peak = int(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout) * 1024
         seconds = time.perf_counter() - start
         bundle = open_bundle(root / "bundle")

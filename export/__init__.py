@@ -52,10 +52,14 @@ class ExportOptions:
             raise UsageError("mixed needs a bound: --target-size 1.2GB or --max-kl 0.05")
         if self.target_size is not None and self.quant != "mixed":
             raise UsageError(f"--target-size is for --quant mixed, not {self.quant}")
-        if self.max_kl is not None and self.max_kl <= 0:
+        if self.max_kl is not None and not self.max_kl > 0:
             raise UsageError(f"--max-kl must be above 0, not {self.max_kl}")
         if self.max_kl is not None and not self.verify:
             raise UsageError("--max-kl needs the measurement that --no-verify leaves out")
+        if self.max_kl is not None and self.quant == "fp32" and self.kv == "fp32":
+            raise UsageError("--max-kl is for quantized bundles: fp32 is what they are measured against")
+        if self.block_size not in (None, *devices.BLOCK_SIZES):
+            raise UsageError(f"--block-size must be 16, 32, 64, 128 or 256, not {self.block_size}")
 
 
 def export(
@@ -68,7 +72,7 @@ def export(
     options = options or ExportOptions()
     require_extra()
     from . import source as sources  # after the check
-    from .job import Job
+    from .job import open_job
     from .writer import written_aside
 
     if options.via == "optimum":
@@ -78,7 +82,7 @@ def export(
         raise UsageError(f"{source} lies inside {folder}: export to another place")
     with written_aside(folder, force=options.force) as aside:
         checkpoint = sources.open_checkpoint(source)
-        job = Job(checkpoint, options, profile, options.name or folder.name, progress or _silent)
+        job = open_job(checkpoint, options, profile, options.name or folder.name, progress or _silent)
         try:
             manifest = job.run(aside)
         except ValueError as error:

@@ -43,7 +43,7 @@ class Calibration:
             self._advance()
         kind = "gate" if kind == "up" else kind  # both read the same
         if self._wanted and kind not in self._factors:
-            self._factors[kind] = inverse_factor(self._hessians[kind])
+            self._factors[kind] = inverse_factor(self._hessians.pop(kind))
         return self._factors.get(kind)
 
     def finish(self) -> None:
@@ -52,11 +52,13 @@ class Calibration:
             self._advance()
 
     def _advance(self) -> None:
+        spec = self.layers.checkpoint.spec
         layer, hidden, reaches = len(self.kv), [], []
         self._hessians, self._factors = {}, {}
         for output in self.layers.run(layer, self.layers.weights(layer), self._hidden):
             hidden.append(output.hidden)
-            reaches.append([np.abs(part).max(axis=(0, 2)) for part in (output.keys, output.values)])
+            keys = _radii(output.keys, spec.rope.dim) if spec.rope_layers[layer] else output.keys
+            reaches.append([np.abs(part).max(axis=(0, 2)) for part in (keys, output.values)])
             for kind, x in output.inputs.items() if self._wanted else ():
                 if kind != "up":
                     self._hessians[kind] = self._hessians.get(kind, np.float32(0)) + x.T @ x
@@ -69,6 +71,17 @@ class Calibration:
         if self.layers.checkpoint.spec.tied_embeddings:
             return inverse_factor(final.T @ final, TIED_DAMPING)
         return inverse_factor(final.T @ final)
+
+
+def _radii(keys: FloatArray, dim: int) -> FloatArray:
+    """Rotated keys (…, head_dim) with each of a pair of channels as large as the pair can make it.
+
+    Rope turns channels i and i + dim / 2 into each other as positions grow: what a short text shows of one of
+    them says nothing of long ones, their length does.
+    """
+    half = dim // 2
+    radius = np.hypot(keys[..., :half], keys[..., half:dim])
+    return np.concatenate([radius, radius, keys[..., dim:]], axis=-1)
 
 
 def _steps(reach: FloatArray) -> FloatArray:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from edgert.bundle import Bundle, Manifest
+from edgert.bundle import GRAPH, Bundle, Manifest
 from edgert.devices import DeviceProfile
 from edgert.errors import FidelityError, UsageError
 
@@ -23,7 +23,7 @@ from .writer import Plan, write_bundle, write_manifest
 
 FEW = 8  # windows that calibrate 8-bit weights as well as four times as many
 TRIED = 2  # windows on which each matrix is tried alone
-CORRECTIONS = 3  # exports more, if the first misses --max-kl
+ATTEMPTS = 4  # exports, until one keeps to --max-kl
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,7 @@ class Job:
     profile: DeviceProfile
     name: str
     progress: Progress
+    context: int
 
     def run(self, aside: Path) -> Manifest:
         """Write the bundle into `aside`. Raises ValueError, FidelityError, UsageError."""
@@ -42,39 +43,38 @@ class Job:
         sample = self._sample(recipe)
         stored = rotated(self.checkpoint, recipe.hadamard) if recipe.rotated else self.checkpoint
         if self.options.quant == "mixed" and sample is not None:
-            return self._mixed(stored, recipe, sample, aside)
-        manifest = self._written(stored, recipe, sample, aside)
-        if sample is not None and self.options.verify:
-            self._check(manifest, stored, recipe, sample)
+            recipe, manifest = self._mixed(stored, recipe, sample, aside)
+        else:
+            manifest = self._written(stored, recipe, sample, aside)
+        self._check(manifest, stored, recipe, sample)
         write_manifest(manifest, aside)
         return manifest
 
-    def _mixed(self, stored: Checkpoint, recipe: Recipe, sample: Sample, aside: Path) -> Manifest:
+    def _mixed(
+        self, stored: Checkpoint, recipe: Recipe, sample: Sample, aside: Path
+    ) -> tuple[Recipe, Manifest]:
         """What costs add up to is only a guess at the whole: it is corrected by what the whole measured."""
-        named, bound = matrices(stored), self.options.max_kl
-        found = self._costs(stored, recipe, by_matrix(named), sample)
-        choices = Choices(recipe, named, found)
+        found = self._costs(stored, recipe, by_matrix(matrices(stored)), sample)
+        choices, bound = Choices(recipe, matrices(stored), found), self.options.max_kl
         if self.options.target_size is not None:
             chosen = choices.within(self.options.target_size)
-        else:
-            chosen = choices.below(bound or 0)
-        manifest = self._written(stored, chosen, sample, aside)
-        for _ in range(CORRECTIONS):
-            measured = _worst(manifest)
-            if bound is None or measured is None or measured <= bound or self.options.target_size:
+            return chosen, self._written(stored, chosen, sample, aside)
+        chosen = recipe
+        for _ in range(ATTEMPTS):
+            manifest = self._written(stored, chosen, sample, aside)
+            measured = _of_weights(manifest)
+            if bound is None or measured is None or measured <= bound:
                 break
             choices = choices.corrected(chosen, measured)
-            chosen = choices.below(bound)
-            manifest = self._written(stored, chosen, sample, aside)
-        if self.options.verify:
-            self._check(manifest, stored, chosen, sample)
-        write_manifest(manifest, aside)
-        return manifest
+            wider = choices.below(bound)
+            if len(wider.exceptions) <= len(chosen.exceptions):
+                break
+            chosen = wider
+        return chosen, manifest
 
     def _written(self, stored: Checkpoint, recipe: Recipe, sample: Sample | None, aside: Path) -> Manifest:
         """Everything but the manifest file, measured if that is wanted."""
-        context = _context(self.options.max_context, self.checkpoint.spec)
-        plan = Plan(self.name, recipe, self.profile.name, context, self.options.kv == "int8")
+        plan = Plan(self.name, recipe, self.profile.name, self.context, self.options.kv == "int8")
         if sample is not None:
             few = self.options.quant == "int8"
             plan = replace(plan, calibrating=sample.calibrating[:FEW] if few else sample.calibrating)
@@ -87,7 +87,7 @@ class Job:
         return replace(manifest, graphs=graphs, sample=sample.name)
 
     def _recipe(self) -> Recipe:
-        options, profile = self.options, self.profile
+        options, profile, spec = self.options, self.profile, self.checkpoint.spec
         if options.quant == "fp32":
             return fp32()
         if options.quant == "int8":
@@ -96,32 +96,31 @@ class Job:
             recipe = int4(profile, options.block_size)
         if options.quant == "int4":
             recipe = with_fine_head(recipe, self.checkpoint, matrices(self.checkpoint))
-        divides = recipe.hadamard and self.checkpoint.spec.intermediate_size % recipe.hadamard == 0
-        return replace(
-            recipe,
-            scheme=options.quant,
-            hadamard=recipe.hadamard if divides else 0,
-            calibrated=recipe.calibrated and options.calibrate,
-        )
+        power_of_two = spec.intermediate_size & -spec.intermediate_size
+        hadamard = min(recipe.hadamard, power_of_two) if recipe.rotated else 0
+        calibrated = recipe.calibrated and options.calibrate
+        return replace(recipe, scheme=options.quant, hadamard=hadamard, calibrated=calibrated)
 
     def _sample(self, recipe: Recipe) -> Sample | None:
         """Nothing is read that nothing needs: an fp32 bundle is its own reference."""
-        needed = recipe.calibrated or self.options.kv == "int8" or self.options.verify
-        if self.options.quant == "fp32" and self.options.kv == "fp32":
-            needed = False
-        return read_sample(self.checkpoint, self.options.calibration) if needed else None
+        options = self.options
+        needed = recipe.calibrated or options.verify or options.quant == "mixed"
+        if (options.quant == "fp32" or not needed) and options.kv == "fp32":
+            return None
+        return read_sample(self.checkpoint, options.calibration, self.context)
 
-    def _check(self, manifest: Manifest, stored: Checkpoint, recipe: Recipe, sample: Sample) -> None:
+    def _check(self, manifest: Manifest, stored: Checkpoint, recipe: Recipe, sample: Sample | None) -> None:
         """Raises FidelityError that names the layers that cost most."""
-        bound, measured = self.options.max_kl, _worst(manifest)
-        if bound is None or measured is None or measured <= bound:
+        found = [facts.fidelity.mean_kl for facts in manifest.graphs.values() if facts.fidelity]
+        bound = self.options.max_kl
+        if bound is None or sample is None or all(kl <= bound for kl in found):
             return
-        found = self._costs(stored, recipe, by_layer(matrices(stored)), sample)
-        worst = sorted(found, key=lambda name: -found[name])[:3]
-        named = ", ".join(f"{name} {found[name]:.4f}" for name in worst)
+        alone = self._costs(stored, recipe, by_layer(matrices(stored)), sample)
+        worst = sorted(alone, key=lambda name: -alone[name])[:3]
+        named = ", ".join(f"{name} {alone[name]:.4f}" for name in worst)
         raise FidelityError(
-            f"mean KL {measured:.4f} is above --max-kl {bound}; alone, the costliest are: {named}. "
-            f"Try a smaller --block-size, --quant int8, or --quant mixed"
+            f"mean KL {max(found):.4f} is above --max-kl {bound}; rounded to nearest and alone, "
+            f"the costliest are: {named}. More bits, a smaller --block-size or --kv fp32 lose less"
         )
 
     def _costs(self, stored: Checkpoint, recipe: Recipe, groups: Groups, sample: Sample) -> dict[str, float]:
@@ -129,9 +128,19 @@ class Job:
         return costs(stored, recipe, groups, tokens, lambda *done: self.progress("Trying", *done))
 
 
-def _worst(manifest: Manifest) -> float | None:
-    """The mean KL of the worst graph, None if nothing was measured."""
-    return max((facts.fidelity.mean_kl for facts in manifest.graphs.values() if facts.fidelity), default=None)
+def _of_weights(manifest: Manifest) -> float | None:
+    """The mean KL that weights have caused, without that of 8-bit keys; None if nothing was measured."""
+    measured = manifest.graphs[GRAPH].fidelity
+    return measured.mean_kl if measured else None
+
+
+def open_job(
+    checkpoint: Checkpoint, options: ExportOptions, profile: DeviceProfile, name: str, progress: Progress
+) -> Job:
+    """Settles the context, and with it which factors of a LongRoPE model apply. Raises UsageError."""
+    context = _context(options.max_context, checkpoint.spec)
+    spec = replace(checkpoint.spec, rope=checkpoint.spec.rope.settled(context))
+    return Job(replace(checkpoint, spec=spec), options, profile, name, progress, context)
 
 
 def _context(asked: int | None, spec: ModelSpec) -> int:

@@ -117,11 +117,13 @@ class Layerwise:
 
     def logits(self, final: FloatArray, form: Form | None = None) -> FloatArray:
         """(tokens, vocab) of what `final` returned; the head is read in chunks, in a form if given."""
-        parts = []
+        logits, done = np.empty((len(final), self.head.shape[0]), np.float32), 0
         for part, start, stop in self.head.chunks():
             rows = part.rows(start, stop)
-            parts.append(final @ (rows if form is None else form.decode(form.encode(rows, None))).T)
-        return np.concatenate(parts, axis=1)
+            rows = rows if form is None else form.decode(form.encode(rows, None))
+            np.matmul(final, rows.T, out=logits[:, done : done + len(rows)])
+            done += len(rows)
+        return logits
 
     def _run(
         self, built_for: int, session: InferenceSession, weights: Weights, hidden: FloatArray

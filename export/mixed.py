@@ -45,7 +45,7 @@ class Choices:
         return self.recipe.at_8_bits(chosen)
 
     def below(self, bound: float) -> Recipe:
-        """The fewest 8-bit matrices that leave at most `bound` nats of the costs together."""
+        """8 bits for the costliest, until the others cost at most `bound` nats together."""
         left, chosen = sum(self.costs.values()), []
         for name in self.order:
             if left <= bound:
@@ -57,7 +57,7 @@ class Choices:
     def corrected(self, chosen: Recipe, measured: float) -> Choices:
         """The same after an export whose matrices left at 4 bits cost `measured` nats in truth."""
         guessed = sum(cost for name, cost in self.costs.items() if name not in chosen.exceptions)
-        factor = max(measured / max(guessed, WORTHLESS), 1.1)
+        factor = measured / max(guessed, WORTHLESS)
         return replace(self, costs={name: cost * factor for name, cost in self.costs.items()})
 
     def _more(self, name: str) -> int:

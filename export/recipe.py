@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from edgert.bundle import Quantization
-from edgert.devices import MATRICES, DeviceProfile, MatMulForm
+from edgert.devices import MATRICES, DeviceProfile
+from edgert.errors import UsageError
 
 from .checkpoint import Checkpoint
 from .forms import Blocks, Float32, Form, Rows
@@ -15,7 +16,8 @@ from .matrix import Matrix
 
 @dataclass(frozen=True)
 class Recipe:
-    """Forms by kind of matrix (`devices.MATRICES`), and by name for those that differ from their kind.
+    """Forms by kind of matrix (`devices.MATRICES`), and by name for those that differ from their kind;
+    `wide` are the 8-bit forms that a 4-bit recipe may give to some.
 
     `calibrated`: weights are rounded by what they multiply. `rotated`: in another basis, with `hadamard`
     inputs of down rotated together at run time.
@@ -23,15 +25,15 @@ class Recipe:
 
     scheme: str
     forms: Mapping[str, Form]
+    wide: Mapping[str, Form] = field(default_factory=dict)
     exceptions: Mapping[str, Form] = field(default_factory=dict)
     calibrated: bool = False
     rotated: bool = False
     hadamard: int = 0
 
     def form(self, matrix: str) -> Form:
-        """The form of `layers.3.qkv`, `embedding` or `head`; the embedding takes the head's."""
-        kind = matrix.rpartition(".")[2]
-        return self.exceptions.get(matrix) or self.forms["head" if kind == "embedding" else kind]
+        """The form of `layers.3.qkv`, `embedding` or `head`."""
+        return self.exceptions.get(matrix) or self.forms[_kind(matrix)]
 
     def fitted(self, name: str, matrix: Matrix) -> Form:
         """The form a matrix takes. Raises ValueError naming the matrix."""
@@ -47,13 +49,16 @@ class Recipe:
     def quantization(self, matrices: Mapping[str, Matrix]) -> Quantization:
         """The recipe as a bundle's manifest tells it."""
         weights = sum(matrix.size for matrix in matrices.values())
-        blocks = {kind: form for kind, form in self.forms.items() if isinstance(form, Blocks)}
+        fitted = {_kind(name): self.fitted(name, matrix) for name, matrix in matrices.items()}
+        blocks = {kind: fitted[kind] for kind in self.forms if kind in fitted}
+        sizes = {kind: form.block_size for kind, form in blocks.items() if isinstance(form, Blocks)}
+        levels = [form.accuracy_level for form in blocks.values() if isinstance(form, Blocks)]
         some = next(iter(self.forms.values()))
         return Quantization(
             scheme=self.scheme,
             bits=some.bits,
-            block_size={kind: form.block_size for kind, form in blocks.items()},
-            accuracy_level=max((form.accuracy_level for form in blocks.values()), default=0),
+            block_size=sizes,
+            accuracy_level=max(levels, default=0),
             exceptions={name: form.bits for name, form in self.exceptions.items()},
             bits_per_weight=round(self.bytes(matrices) * 8 / weights, 3),
             rounding="gptq" if self.calibrated else "nearest",
@@ -63,8 +68,14 @@ class Recipe:
 
     def at_8_bits(self, names: Iterable[str]) -> Recipe:
         """The same with some matrices in 8 bits."""
-        wider = {name: replace(form, bits=8) for name in names if isinstance(form := self.form(name), Blocks)}
+        wider = {name: self.wide[_kind(name)] for name in names}
         return replace(self, exceptions={**self.exceptions, **wider})
+
+
+def _kind(matrix: str) -> str:
+    """`qkv` of `layers.3.qkv`; the embedding takes the head's form."""
+    kind = matrix.rpartition(".")[2]
+    return "head" if kind == "embedding" else kind
 
 
 def fp32() -> Recipe:
@@ -72,23 +83,41 @@ def fp32() -> Recipe:
 
 
 def int8(profile: DeviceProfile, block_size: int | None = None) -> Recipe:
-    """8 bits everywhere, in the form that a device has kernels for; `block_size` overrides its own."""
-    return _recipe("int8", 8, profile.int8, block_size)
+    """8 bits everywhere, in the form that a device has kernels for; `block_size` overrides its own.
+
+    Raises UsageError where there are no blocks.
+    """
+    wanted = profile.int8
+    return Recipe(
+        "int8",
+        _forms(8, profile, block_size),
+        calibrated=wanted.calibrate,
+        rotated=wanted.rotate,
+        hadamard=wanted.hadamard,
+    )
 
 
 def int4(profile: DeviceProfile, block_size: int | None = None) -> Recipe:
-    """4 bits everywhere."""
-    return _recipe("int4", 4, profile.int4, block_size)
+    """4 bits everywhere; where that isn't enough, the device's own 8-bit forms."""
+    wanted = profile.int4
+    return Recipe(
+        "int4",
+        _forms(4, profile, block_size),
+        _forms(8, profile, None),
+        calibrated=wanted.calibrate,
+        rotated=wanted.rotate,
+        hadamard=wanted.hadamard,
+    )
 
 
-def _recipe(scheme: str, bits: int, wanted: MatMulForm, block_size: int | None) -> Recipe:
-    forms: dict[str, Form] = dict.fromkeys(MATRICES, Rows())
+def _forms(bits: int, profile: DeviceProfile, block_size: int | None) -> dict[str, Form]:
+    wanted = profile.int8 if bits == 8 else profile.int4
     if wanted.form == "blocks":
-        sizes = wanted.block_size
-        forms = {
-            kind: Blocks(bits, block_size or size, wanted.accuracy_level) for kind, size in sizes.items()
-        }
-    return Recipe(scheme, forms, calibrated=wanted.calibrate, rotated=wanted.rotate, hadamard=wanted.hadamard)
+        level, sizes = wanted.accuracy_level, wanted.block_size
+        return {kind: Blocks(bits, block_size or size, level) for kind, size in sizes.items()}
+    if block_size is not None:
+        raise UsageError(f"--block-size: on {profile.name} 8 bits have one scale a row")
+    return dict.fromkeys(MATRICES, Rows())
 
 
 def with_fine_head(recipe: Recipe, checkpoint: Checkpoint, matrices: Mapping[str, Matrix]) -> Recipe:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -32,10 +32,14 @@ class Rope:
     original_context: int = 0
     attention_factor: float = 1.0
 
+    def settled(self, max_context: int) -> Rope:
+        """The same with one set of divisors, that of a context, whatever is asked of it later."""
+        long = self.long_divisors and max_context > self.original_context
+        return replace(self, divisors=self.long_divisors if long else self.divisors, long_divisors=())
+
     def tables(self, max_context: int) -> tuple[FloatArray, FloatArray]:
         """Cosines and sines, float32 (max_context, dim / 2) each."""
-        long = self.long_divisors and max_context > self.original_context
-        divisors = np.asarray((self.long_divisors if long else self.divisors) or 1.0, np.float64)
+        divisors = np.asarray(self.settled(max_context).divisors or 1.0, np.float64)
         frequencies = base_frequencies(self.theta, self.dim) / divisors
         angles = np.outer(np.arange(max_context, dtype=np.float64), frequencies)
         factor = self.attention_factor

@@ -87,10 +87,12 @@ def gptq(rows: FloatArray, block_size: int, bits: int, factor: FloatArray) -> Ro
 def inverse_factor(hessian: FloatArray, damping: float = DAMPING) -> FloatArray:
     """Upper Cholesky factor U of the inverse of a matrix Σ xᵀx (columns, columns), damped: H⁻¹ = Uᵀ · U."""
     size = len(hessian)
-    damped = hessian.astype(np.float64) + np.eye(size) * (damping * np.trace(hessian) / size + TINY)
+    damped = hessian[::-1, ::-1].astype(np.float64)
+    damped[np.diag_indices(size)] += damping * np.trace(hessian, dtype=np.float64) / size + TINY
     # In reversed order the Cholesky factor is upper triangular, and its inverse is what is wanted.
-    upper = np.linalg.cholesky(damped[::-1, ::-1])[::-1, ::-1]
-    return _inverse(upper.astype(np.float32))
+    upper = np.linalg.cholesky(damped)[::-1, ::-1].astype(np.float32)
+    del damped  # half a gigabyte at the R1 shape
+    return _inverse(upper)
 
 
 def _inverse(upper: FloatArray) -> FloatArray:

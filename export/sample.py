@@ -30,13 +30,22 @@ class Sample:
     following: Tokens
 
 
-def read_sample(checkpoint: Checkpoint, path: Path | None) -> Sample:
-    """The built-in sample, or a user's own text, in the checkpoint's tokens. Raises UsageError."""
+def read_sample(checkpoint: Checkpoint, path: Path | None, context: int = WINDOW) -> Sample:
+    """The built-in sample, or a user's own text, in the checkpoint's tokens; no window exceeds `context`.
+
+    Raises UsageError.
+    """
     name = "the built-in sample" if path is None else path.name
     tokenizer = tokenizers.Tokenizer.from_str(checkpoint.tokenizer.tokenizer)
+    tokenizer.no_truncation()  # trainers leave such settings in the file
+    tokenizer.no_padding()
     ids = tokenizer.encode(_text(path), add_special_tokens=False).ids
     first = checkpoint.generation.bos_token_id if checkpoint.generation.add_bos else None
-    step = WINDOW if first is None else WINDOW - 1
+    step = min(WINDOW, context) - (first is not None)
+    if step < 1:
+        raise UsageError(
+            f"a context of {context} is too short to measure in: pass --no-verify --no-calibrate"
+        )
     windows = (len(ids) - 1) // step
     if windows < 2:
         needed = 2 * step + 1

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import onnx_ir as ir
 
 from edgert import __version__
@@ -169,11 +170,13 @@ def _write_weights(
     extents: dict[tuple[str, str], Extent] = {}
     for name in sorted(named, key=lambda name: not name.startswith("layers.")):
         form = recipe.fitted(name, named[name])
-        factor = calibration.factor(name) if calibration else None
         try:
+            factor = calibration.factor(name) if calibration else None
             written = write_matrix(data, named[name], form, factor, advance)
         except FloatingPointError as error:
             raise ValueError(f"matrix '{name}' {error}") from error
+        except np.linalg.LinAlgError as error:
+            raise ValueError(f"matrix '{name}' can't be calibrated ({error}): pass --no-calibrate") from error
         extents |= {(name, piece): extent for piece, extent in written.items()}
     return extents
 

@@ -77,3 +77,20 @@ def test_info_tells_both_sizes(bundle):
     mb = 2 * facts.num_layers * facts.num_kv_heads * facts.head_dim / 1e3
     screen = CliRunner().invoke(main, ["info", str(bundle)]).stdout
     assert f"of KV cache per 1,000: {mb:.1f} MB in int8, {4 * mb:.1f} MB in fp32" in screen
+
+
+def test_far_positions_are_not_clipped(checkpoints, tmp_path):
+    """Slow pairs of channels have hardly turned within the calibration windows; far along they have."""
+    source = tiny.write(tmp_path / "c", tiny.Tiny("qwen2", overrides={"max_position_embeddings": 4096}))
+    tensors = tiny.random_tensors(tiny.Tiny("qwen2").config)
+    for layer in range(3):  # as in the R1 students: large biases on single channels of k
+        tensors[f"model.layers.{layer}.self_attn.k_proj.bias"][7::16] += 8
+    tiny.save_tensors(source, tensors)
+    bundle = export(source, tmp_path / "b", ExportOptions(quant="fp32", kv="int8", verify=False)).folder
+    ids = np.random.default_rng(1).integers(5, tiny.VOCAB, 3000).tolist()
+    eight, full = (edgert.load(bundle, kv=kv, context=3000).logits(ids) for kv in ("int8", "fp32"))
+    near, far = (
+        np.sqrt(((eight[part] - full[part]) ** 2).mean()) / np.sqrt((full[part] ** 2).mean())
+        for part in (slice(0, 200), slice(2800, 3000))
+    )
+    assert far < 2 * near < 0.2

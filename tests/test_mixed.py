@@ -1,6 +1,7 @@
 """Bits by measured sensitivity: what storing a matrix costs, and how a budget is spent."""
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 
 from edgert import UsageError, devices
@@ -94,3 +95,18 @@ def test_mixed_keeps_to_its_bound(checkpoints, tmp_path):
         < len(bundle.manifest.quantization.exceptions)
         < len(matrices(open_checkpoint(checkpoints("llama"))))
     )
+
+
+def test_mixed_keeps_to_its_size_without_calibration_and_measurement(checkpoints, tmp_path):
+    options = ExportOptions(quant="mixed", target_size=10**9, calibrate=False, verify=False)
+    bundle = export(checkpoints("llama"), tmp_path / "b", options)
+    assert len(bundle.manifest.quantization.exceptions) == len(
+        matrices(open_checkpoint(checkpoints("llama")))
+    )
+
+
+def test_where_blocks_have_no_8_bit_kernel_mixed_takes_rows(checkpoints, tmp_path):
+    options = ExportOptions(quant="mixed", device="raspberry-pi-4", target_size=10**9, verify=False)
+    bundle = export(checkpoints("llama"), tmp_path / "b", options)
+    kinds = {node.op_type for node in ir.load(bundle.path("model.onnx")).graph}
+    assert "QGemm" in kinds and "MatMulNBits" not in kinds

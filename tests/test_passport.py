@@ -104,9 +104,9 @@ def test_above_max_kl_an_export_fails_and_names_the_costliest_layers(tmp_path):
     options = ["--quant", "int4", "--max-kl", "0.001", "--block-size", "64"]
     failed = CliRunner().invoke(main, ["export", str(source), str(tmp_path / "b"), *options])
     assert failed.exit_code == FidelityError.exit_code and failed.stderr.count("\n") == 1
-    said, named = failed.stderr.split("; alone, the costliest are: ")
+    said, named = failed.stderr.split("; rounded to nearest and alone, the costliest are: ")
     assert said.endswith("is above --max-kl 0.001")
-    first, second, third = named.split(". Try a smaller --block-size")[0].split(", ")
+    first, second, third = named.split(". More bits, a smaller")[0].split(", ")
     assert {first[:7], second[:7]} == {"layer 1", "embeddi"} and third.endswith(" 0.0000")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["c"]
 
@@ -172,3 +172,39 @@ def test_the_manifest_has_every_figure(measured):
         "perplexity",
         "reference_perplexity",
     }
+
+
+@pytest.mark.parametrize("context", [40, 100])
+def test_a_short_context_is_measured_in_short_windows(checkpoints, tmp_path, context):
+    bundle = export(checkpoints("llama"), tmp_path / "b", ExportOptions(max_context=context, kv="int8"))
+    assert bundle.manifest.graphs["model.onnx"].fidelity.tokens == 32 * context
+
+
+def test_truncation_that_a_trainer_left_in_the_tokenizer_is_ignored(checkpoints, tmp_path):
+    source = tiny.write(tmp_path / "c")
+    tokenizer = tokenizers.Tokenizer.from_file(str(source / "tokenizer.json"))
+    tokenizer.enable_truncation(400)
+    tokenizer.save(str(source / "tokenizer.json"))
+    assert read_sample(open_checkpoint(source), None).measuring.shape == (32, WINDOW)
+
+
+def test_block_sizes_that_cannot_be_had_are_refused(checkpoints, tmp_path):
+    with pytest.raises(UsageError, match="--block-size must be 16, 32, 64, 128 or 256, not 48"):
+        ExportOptions(block_size=48)
+    options = ExportOptions(device="raspberry-pi-4", block_size=32)
+    with pytest.raises(UsageError, match="on raspberry-pi-4 8 bits have one scale a row"):
+        export(checkpoints("llama"), tmp_path / "b", options)
+
+
+def test_longrope_is_measured_with_the_factors_of_the_bundle(checkpoints, tmp_path):
+    """256 is beyond the original context: the long factors apply, to the reference as well."""
+    options = ExportOptions(max_context=256, quant="int8", block_size=16)
+    bundle = export(checkpoints("phi3-longrope"), tmp_path / "b", options)
+    assert bundle.manifest.graphs["model.onnx"].fidelity.mean_kl < 0.005
+
+
+def test_a_hadamard_that_does_not_divide_becomes_the_largest_that_does(tmp_path):
+    source = tiny.write(tmp_path / "c", tiny.Tiny(overrides={"intermediate_size": 48}))
+    bundle = export(source, tmp_path / "b", ExportOptions(quant="int4", verify=False))
+    quantization = bundle.manifest.quantization
+    assert quantization.hadamard == 16 and quantization.block_size["down"] == 16

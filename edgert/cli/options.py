@@ -95,7 +95,7 @@ def quant_options(command: Command) -> Command:
                 callback=lambda _ctx, _param, value: value and int(value),
                 help="Weights a scale: 16 is the most accurate, the default the device's best compromise.",
             ),
-            click.option("--target-size", type=Bytes(), help="What the weights may take, as in 1.2GB."),
+            click.option("--target-size", type=Bytes(), help="What the matrices may take, as in 1.2GB."),
             click.option(
                 "--kv",
                 type=click.Choice(["fp32", "int8"]),
@@ -114,9 +114,13 @@ def quant_options(command: Command) -> Command:
             click.option(
                 "--calibrate/--no-calibrate",
                 default=True,
-                help="Round weights by what they multiply on that text; without it an export takes seconds.",
+                help="Round weights by what they multiply on that text.",
             ),
-            click.option("--verify/--no-verify", default=True, help="Measure the bundle against fp32."),
+            click.option(
+                "--verify/--no-verify",
+                default=True,
+                help="Measure the bundle against fp32; without both, an export takes seconds.",
+            ),
         )
     ):
         command = option(command)
