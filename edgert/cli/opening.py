@@ -32,6 +32,6 @@ def default_bundle() -> Path:
     click.echo(f"The default student, {home.DEFAULT_MODEL}, is not in {home.home()} yet.", err=True)
     if not console.on_terminal():
         raise UsageError(f"get it with: edgert pull {home.DEFAULT_MODEL}")
-    if not click.confirm("Get it now (93 MB download, 155 MB bundle)?", default=True, err=True):
+    if not click.confirm("Get it now (93 MB download, 149 MB bundle)?", default=True, err=True):
         raise UsageError("nothing to chat with: name a bundle, as in: edgert chat BUNDLE")
     return pull_bundle(home.DEFAULT_MODEL)
