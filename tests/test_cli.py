@@ -77,7 +77,7 @@ def test_chat_answers_a_piped_prompt_and_exits(bundles):
 def test_info_shows_the_facts(bundles):
     screen = run("info", bundles(), "--verify").stdout
     assert "llama, 0 M parameters, 3 layers" in screen
-    assert "weights per scale: qkv 64, o 64, gate 64, up 64, down 64, head 64; calibrated; rotated" in screen
+    assert "weights per scale: qkv 64, o 64, gate 64, up 64, down 32, head 64; calibrated; rotated" in screen
     assert "not measured (--no-verify)" in screen
     assert json.loads(run("info", bundles(), "--json").stdout)["format_version"] == 2
 

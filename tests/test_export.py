@@ -42,7 +42,7 @@ def test_manifest_holds_the_facts(bundles):
     assert manifest.model.parameters == sum(
         int(np.prod(shape)) for shape in tiny.shapes(tiny.Tiny("qwen2").config).values()
     )
-    assert (manifest.quantization.scheme, manifest.quantization.block_size["down"]) == ("int8", 64)
+    assert (manifest.quantization.scheme, manifest.quantization.block_size["down"]) == ("int8", 32)
     assert manifest.devices == ("laptop-cpu",)
     assert manifest.generation.eos_token_ids == (1,)
 
