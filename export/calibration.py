@@ -16,12 +16,12 @@ TIED_DAMPING = 0.1  # a tied table is also looked up as it is: its rows must sta
 
 
 class Calibration:
-    """Runs a text through a checkpoint; `hessians` says whether matrices will ask for factors."""
+    """Runs a text through a checkpoint; matrices of at most `columns` columns can ask for factors."""
 
-    def __init__(self, checkpoint: Checkpoint, tokens: Tokens, *, hessians: bool) -> None:
+    def __init__(self, checkpoint: Checkpoint, tokens: Tokens, columns: int) -> None:
         self.layers = Layerwise(checkpoint, tokens.shape[1])
         self.kv: list[KVScales] = []
-        self._wanted = hessians
+        self._columns = columns
         self._hidden = self.layers.embed(tokens)
         self._hessians: dict[str, FloatArray] = {}
         self._factors: dict[str, FloatArray] = {}
@@ -35,14 +35,14 @@ class Calibration:
         head = "embedding" if spec.tied_embeddings else "head"
         if matrix == head:
             self.finish()
-            return self._head_factor() if self._wanted else None
+            return self._head_factor() if spec.hidden_size <= self._columns else None
         if not matrix.startswith("layers."):
             return None
         _, layer, kind = matrix.split(".")
         while len(self.kv) <= int(layer):
             self._advance()
         kind = "gate" if kind == "up" else kind  # both read the same
-        if self._wanted and kind not in self._factors:
+        if kind in self._hessians:
             self._factors[kind] = inverse_factor(self._hessians.pop(kind))
         return self._factors.get(kind)
 
@@ -59,8 +59,8 @@ class Calibration:
             hidden.append(output.hidden)
             keys = _radii(output.keys, spec.rope.dim) if spec.rope_layers[layer] else output.keys
             reaches.append([np.abs(part).max(axis=(0, 2)) for part in (keys, output.values)])
-            for kind, x in output.inputs.items() if self._wanted else ():
-                if kind != "up":
+            for kind, x in output.inputs.items():
+                if kind != "up" and x.shape[1] <= self._columns:
                     self._hessians[kind] = self._hessians.get(kind, np.float32(0)) + x.T @ x
         keys, values = (np.max([pair[i] for pair in reaches], axis=0)[:, None] for i in (0, 1))
         self._hidden = np.concatenate(hidden)

@@ -48,6 +48,9 @@ from .recipe import Recipe
 
 INLINE_BYTES = 1024  # smaller constants live in the graph, where shape inference can see them
 
+# Rounding by what is multiplied costs the cube of the columns: at 8 bits wide matrices do without.
+EIGHT_BIT_COLUMNS, MOST_COLUMNS = 4096, 1 << 20
+
 GRAPHS: dict[str, Feeds] = {GRAPH: "edgert", GENAI_GRAPH: "genai"}
 
 BUNDLE_FILES = (
@@ -149,7 +152,10 @@ def write_manifest(manifest: Manifest, aside: Path) -> None:
 def _calibration(checkpoint: Checkpoint, plan: Plan) -> Calibration | None:
     if plan.calibrating is None or not (plan.kv8 or plan.recipe.calibrated):
         return None
-    return Calibration(checkpoint, plan.calibrating, hessians=plan.recipe.calibrated)
+    columns = 0
+    if plan.recipe.calibrated:
+        columns = EIGHT_BIT_COLUMNS if plan.recipe.scheme == "int8" else MOST_COLUMNS
+    return Calibration(checkpoint, plan.calibrating, columns)
 
 
 def _write_weights(
