@@ -85,9 +85,9 @@ def export(
         job = open_job(checkpoint, options, profile, options.name or folder.name, progress or _silent)
         try:
             manifest = job.run(aside)
+        except UsageError:
+            raise  # a ValueError, too, and about the options
         except ValueError as error:
-            if isinstance(error, UsageError):
-                raise
             raise CheckpointError(f"{source}: {error}") from error
     return Bundle(folder, manifest)
 
