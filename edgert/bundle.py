@@ -1,7 +1,8 @@
 """Bundle: the folder that export writes and the runtime reads; the only contract between the two.
 
 model.onnx            the graph as edgert runs it
-model-kv8.onnx        the same with keys and values cached in 8 bits, if asked for at export
+model-kv8.onnx        the same with keys and values cached in 8 bits, if a device or the user asked for it
+model-rows8.onnx      the same weights read another way, for a second device (-kv8 as above)
 genai.onnx            the same graph with the inputs onnxruntime-genai feeds; shares the weights
 genai_config.json     opens the bundle in onnxruntime-genai
 model.onnx.data       every weight, once
@@ -22,10 +23,9 @@ from typing import Any, TypeVar, get_type_hints
 
 from edgert.errors import BundleError, UsageError
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 MANIFEST = "edgert.json"
 GRAPH = "model.onnx"
-KV8_GRAPH = "model-kv8.onnx"
 DATA = "model.onnx.data"
 GENAI_GRAPH = "genai.onnx"
 GENAI_CONFIG = "genai_config.json"
@@ -34,6 +34,7 @@ TOKENIZER_CONFIG = "tokenizer_config.json"
 CHAT_TEMPLATE = "chat_template.jinja"
 
 Facts = TypeVar("Facts")
+NOTHING: Mapping[str, float] = {}
 SIMPLE: Mapping[Any, tuple[type, ...]] = {int: (int,), float: (int, float), str: (str,), bool: (bool,)}
 
 
@@ -98,8 +99,12 @@ class Fidelity:
 
 @dataclass(frozen=True)
 class GraphFacts:
-    """One graph of a bundle: how it caches keys and values, and its measured fidelity, if it was measured."""
+    """One graph of a bundle: how it reads most weights ("blocks8", "blocks4", "rows8", "fp32") and for which
+    devices, how it caches keys and values, and its measured fidelity, if it was measured.
+    """
 
+    form: str
+    devices: tuple[str, ...]
     kv: str
     fidelity: Fidelity | None = None
 
@@ -166,10 +171,12 @@ class Manifest:
         if self.quantization.scheme == "fp32" and len(self.graphs) == 1:
             return [f"{'fidelity':12}the original itself, in fp32"]
         lines = []
+        forms = {facts.form for facts in self.graphs.values()}
         for facts in self.graphs.values():
-            label = "fidelity" if len(self.graphs) == 1 else f"kv {facts.kv}"
+            label = f"kv {facts.kv}" if len(forms) == 1 else f"{facts.form}, kv {facts.kv}"
+            label = "fidelity" if len(self.graphs) == 1 else label
             measured = facts.fidelity and f"{facts.fidelity}, on {self.sample}"
-            lines.append(f"{label:12}{measured or 'not measured (--no-verify)'}")
+            lines.append(f"{label:11} {measured or 'not measured (--no-verify)'}")
         return lines
 
 
@@ -190,16 +197,22 @@ class Bundle:
         except UnicodeDecodeError as error:
             raise BundleError(f"{self.path(name)}: damaged, no text; export or pull it again") from error
 
-    def graph(self, kv: str | None = None) -> str:
-        """File name of the graph that caches keys and values as asked; the first by default.
+    def graph(self, kv: str | None = None, usual: str = "fp32", slower: Mapping[str, float] = NOTHING) -> str:
+        """File name of the graph to run: of those that cache keys and values as asked, the quickest here.
 
-        Raises UsageError.
+        `slower`: how many times the best form's time each form takes on the device, 1 where it says nothing.
+        Without a `kv` it is 8 bits where the export asked for them, else the device's `usual` if there is
+        such a graph. Raises UsageError.
         """
-        for name, facts in self.manifest.graphs.items():
-            if kv in (None, facts.kv):
-                return name
-        kinds = ", ".join(facts.kv for facts in self.manifest.graphs.values())
-        raise UsageError(f"{self.folder} caches keys and values in {kinds} only: export it with --kv {kv}")
+        graphs = self.manifest.graphs
+        kinds = list(dict.fromkeys(facts.kv for facts in graphs.values()))
+        if kv is None:
+            kv = usual if kinds[0] == "fp32" and usual in kinds else kinds[0]
+        if kv not in kinds:
+            only = ", ".join(kinds)
+            raise UsageError(f"{self.folder} caches keys and values in {only} only: export it with --kv {kv}")
+        suited = [name for name, facts in graphs.items() if facts.kv == kv]
+        return min(suited, key=lambda name: slower.get(graphs[name].form, 1.0))
 
     @property
     def size(self) -> int:
@@ -278,7 +291,9 @@ def _manifest(table: Mapping[str, Any]) -> Manifest:
 
 def _graph(table: Mapping[str, Any]) -> GraphFacts:
     measured = table["fidelity"]
-    return GraphFacts(table["kv"], measured and _facts(Fidelity, measured))
+    return GraphFacts(
+        table["form"], tuple(table["devices"]), table["kv"], measured and _facts(Fidelity, measured)
+    )
 
 
 def _facts(kind: type[Facts], table: Mapping[str, Any]) -> Facts:

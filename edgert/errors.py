@@ -15,6 +15,10 @@ EdgertError                 1   something a user can act on; the text says what,
 from __future__ import annotations
 
 
+class EdgertWarning(UserWarning):
+    """Something works, but not as well as it could; the text says what it costs and what helps."""
+
+
 class EdgertError(Exception):
     """Base of all errors a user can act on."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from numbers import Integral
@@ -13,13 +14,15 @@ from edgert import devices
 from edgert.answer import Chunk, Reply, Stopwatch, join
 from edgert.bundle import CHAT_TEMPLATE, Bundle, open_bundle
 from edgert.decoder import Decoder, Logits
-from edgert.errors import Overtaken, PromptTooLong, UsageError
+from edgert.errors import EdgertWarning, Overtaken, PromptTooLong, UsageError
 from edgert.home import find_bundle
 from edgert.sampler import Sampler, Sampling
 from edgert.session import Session
 from edgert.stops import StopMatcher, check_stops
 from edgert.template import ChatTemplate, Message
 from edgert.tokenizer import TokenStream, open_tokenizer
+
+SLOW = 1.5  # times the time of the device's own form: worth a line
 
 # A user's question, a conversation, or exact token ids that no template touches.
 Prompt: TypeAlias = str | Sequence[Message] | Sequence[int]
@@ -76,7 +79,8 @@ class Model:
         self.tokenizer = open_tokenizer(bundle)
         self.template = _open_template(bundle)
         self.sampling = _default_sampling(bundle)
-        graph = bundle.graph(kv)
+        graph = bundle.graph(kv, profile.kv, profile.slower)
+        _warn_if_slow(bundle, graph, profile)
         self.kv = bundle.manifest.graphs[graph].kv
         session = Session(bundle, profile, graph)
         self.threads = session.threads
@@ -196,6 +200,19 @@ def load(
     """
     profile = devices.load(device) if device else devices.detect().profile
     return Model(open_bundle(find_bundle(str(path))), profile, context, kv)
+
+
+def _warn_if_slow(bundle: Bundle, graph: str, profile: devices.DeviceProfile) -> None:
+    """Say what it costs that a bundle was made for something else, and the command that helps."""
+    facts = bundle.manifest.graphs[graph]
+    cost = profile.cost(facts.form)
+    if facts.form != "fp32" and cost > SLOW:
+        warnings.warn(
+            f"{bundle.folder} was made for {', '.join(facts.devices)}: on {profile.name} a token takes about "
+            f"{cost:.0f} times as long as after `edgert export CHECKPOINT BUNDLE --device {profile.name}`",
+            EdgertWarning,
+            stacklevel=4,
+        )
 
 
 def _open_template(bundle: Bundle) -> ChatTemplate | None:

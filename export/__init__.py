@@ -24,23 +24,26 @@ Progress = Callable[[str, int, int], None]  # what is being done, steps done, st
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """How to export. `max_context` in tokens; None is the model's own, at most DEFAULT_MAX_CONTEXT.
+    """How to export. `devices` are profiles by name or path, none means the default; several share weights.
+
+    `max_context` in tokens; None is the model's own, at most DEFAULT_MAX_CONTEXT.
 
     `block_size`: weights a scale instead of the device's own sizes; smaller is more accurate and slower.
-    `kv` "int8" adds a graph that caches keys and values in 8 bits. `target_size`, bytes of all matrices, and
-    `max_kl`, nats a token, bound what `mixed` may take; `max_kl` makes any other export fail above it.
+    `kv` "int8" adds a graph that caches keys and values in 8 bits, and makes it the default; None
+    adds it where a device wants it. `target_size`, bytes of all matrices, and `max_kl`, nats a token, bound
+    what `mixed` may take; `max_kl` makes any other export fail above it.
     `calibrate` False rounds every weight to the nearest step, which is quicker and loses more.
     `calibration`: a text instead of the built-in sample. `verify`: measure the bundle at the end.
     """
 
     quant: Quant = "int8"
-    device: str | None = None
+    devices: tuple[str, ...] = ()
     max_context: int | None = None
     name: str | None = None
     force: bool = False
     via: Via = "auto"
     block_size: int | None = None
-    kv: KV = "fp32"
+    kv: KV | None = None
     target_size: int | None = None
     max_kl: float | None = None
     calibrate: bool = True
@@ -56,7 +59,7 @@ class ExportOptions:
             raise UsageError(f"--max-kl must be above 0, not {self.max_kl}")
         if self.max_kl is not None and not self.verify:
             raise UsageError("--max-kl needs the measurement that --no-verify leaves out")
-        if self.max_kl is not None and self.quant == "fp32" and self.kv == "fp32":
+        if self.max_kl is not None and self.quant == "fp32" and self.kv != "int8":
             raise UsageError("--max-kl is for quantized bundles: fp32 is what they are measured against")
         if self.block_size not in (None, *devices.BLOCK_SIZES):
             raise UsageError(f"--block-size must be 16, 32, 64, 128 or 256, not {self.block_size}")
@@ -77,12 +80,12 @@ def export(
 
     if options.via == "optimum":
         raise UsageError("--via optimum is not built yet: use auto or direct")
-    profile = devices.load(options.device or devices.DEFAULT)
+    profiles = tuple(devices.load(name) for name in dict.fromkeys(options.devices or (devices.DEFAULT,)))
     if folder.resolve() in (source.resolve(), *source.resolve().parents):
         raise UsageError(f"{source} lies inside {folder}: export to another place")
     with written_aside(folder, force=options.force) as aside:
         checkpoint = sources.open_checkpoint(source)
-        job = open_job(checkpoint, options, profile, options.name or folder.name, progress or _silent)
+        job = open_job(checkpoint, options, profiles, options.name or folder.name, progress or _silent)
         try:
             manifest = job.run(aside)
         except UsageError:

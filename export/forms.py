@@ -36,6 +36,11 @@ class Form(Protocol):
         """Bits of a weight, without its share of a scale."""
         ...
 
+    @property
+    def label(self) -> str:
+        """What device profiles call it: blocks8, blocks4, rows8 or fp32."""
+        ...
+
     def bytes(self, shape: tuple[int, int]) -> int:
         """What a matrix takes with its scales."""
         ...
@@ -96,6 +101,10 @@ class Blocks(Stored):
     bits: int
     block_size: int
     accuracy_level: int
+
+    @property
+    def label(self) -> str:
+        return f"blocks{self.bits}"
 
     def fitted(self, columns: int) -> Blocks:
         """Blocks must fill a row: the next smaller size that does."""
@@ -160,7 +169,8 @@ class Blocks(Stored):
 
 @dataclass(frozen=True)
 class Rows(Stored):
-    """8-bit codes and one float32 scale a row, for cores whose only integer kernels are whole products.
+    """8-bit codes around 128 and one float32 scale a row, for cores that have integer kernels for whole
+    products only.
 
     Activations take a scale a token, which no single operator does; DynamicQuantizeLinear's one scale for
     all tokens destroys small models. Good only where no channel stands out (basis.py). Batches of one.
@@ -168,22 +178,26 @@ class Rows(Stored):
 
     bits: int = 8
 
+    @property
+    def label(self) -> str:
+        return "rows8"
+
     def fitted(self, columns: int) -> Rows:
         del columns
         return self
 
     def pieces(self, shape: tuple[int, int], use: Use) -> tuple[Piece, ...]:
         del use
-        return Piece("codes", ir.DataType.INT8, shape), Piece("scales", ir.DataType.FLOAT, (shape[0],))
+        return Piece("codes", ir.DataType.UINT8, shape), Piece("row_scales", ir.DataType.FLOAT, (shape[0],))
 
     def encode(self, rows: FloatArray, factor: FloatArray | None) -> tuple[Array, ...]:
         columns = rows.shape[1]
         rounded = nearest(rows, columns, 8) if factor is None else gptq(rows, columns, 8, factor)
-        return (rounded.codes ^ np.uint8(128)).view(np.int8), rounded.grid.scales[:, 0]
+        return rounded.codes, rounded.grid.scales[:, 0]
 
     def decode(self, pieces: tuple[Array, ...]) -> FloatArray:
         codes, scales = pieces
-        weights: FloatArray = codes.astype(np.float32) * scales[:, None]
+        weights: FloatArray = (codes.astype(np.float32) - np.float32(128)) * scales[:, None]
         return weights
 
     def multiply(self, tape: ir.tape.Tape, x: ir.Value, weights: Weights, bias: ir.Value | None) -> ir.Value:
@@ -192,11 +206,11 @@ class Rows(Stored):
         scale, steps = self._quantized(tape, x, weights.name)
         flat = tape.op("Squeeze", [steps, _constant(tape, weights.name, "batch", np.array([0]))])
         middle = _constant(tape, weights.name, "middle", np.array(128, np.uint8))
+        middles = _constant(tape, weights.name, "middles", np.full(weights.shape[0], 128, np.uint8))
         one = _constant(tape, weights.name, "one", np.array(1, np.float32))
-        zero = _constant(tape, weights.name, "zeros", np.zeros(weights.shape[0], np.int8))
         product = tape.op(
             "QGemm",
-            [flat, one, middle, codes, scales, zero],
+            [flat, one, middle, codes, scales, middles],
             {"transB": 1},
             domain=MICROSOFT,
             name=weights.name,
@@ -207,7 +221,8 @@ class Rows(Stored):
 
     def look_up(self, tape: ir.tape.Tape, ids: ir.Value, weights: Weights) -> ir.Value:
         codes, scales = weights.values
-        picked = tape.op("Cast", [tape.op("Gather", [codes, ids])], {"to": ir.DataType.FLOAT})
+        wide = tape.op("Cast", [tape.op("Gather", [codes, ids])], {"to": ir.DataType.FLOAT})
+        picked = tape.op("Sub", [wide, _constant(tape, weights.name, "shift", np.array(128, np.float32))])
         axis = _constant(tape, weights.name, "last", np.array([-1]))
         scale = tape.op("Unsqueeze", [tape.op("Gather", [scales, ids]), axis])
         return tape.op("Mul", [picked, scale], name=weights.name)
@@ -224,10 +239,67 @@ class Rows(Stored):
 
 
 @dataclass(frozen=True)
+class RowsAndBlocks(Stored):
+    """Rows that a second graph reads as blocks, whose scales are the row's again and again.
+
+    The codes are the same bytes; what comes on top is a float32 a block. So one bundle serves devices of both
+    kinds; what is lost against blocks of their own is measured by the passport.
+    """
+
+    rows: Rows
+    blocks: Blocks
+
+    @property
+    def bits(self) -> int:
+        return self.rows.bits
+
+    @property
+    def label(self) -> str:
+        return self.blocks.label
+
+    def fitted(self, columns: int) -> RowsAndBlocks:
+        return replace(self, blocks=self.blocks.fitted(columns))
+
+    def pieces(self, shape: tuple[int, int], use: Use) -> tuple[Piece, ...]:
+        return (*self.blocks.pieces(shape, use), self.rows.pieces(shape, use)[1])
+
+    def encode(self, rows: FloatArray, factor: FloatArray | None) -> tuple[Array, ...]:
+        codes, scales = self.rows.encode(rows, factor)
+        blocks = rows.shape[1] // self.blocks.block_size
+        return codes, np.repeat(scales[:, None], blocks, axis=1), scales
+
+    def decode(self, pieces: tuple[Array, ...]) -> FloatArray:
+        codes, _, scales = pieces
+        return self.rows.decode((codes, scales))
+
+    def multiply(self, tape: ir.tape.Tape, x: ir.Value, weights: Weights, bias: ir.Value | None) -> ir.Value:
+        return self.blocks.multiply(tape, x, replace(weights, values=weights.values[:2]), bias)
+
+    def look_up(self, tape: ir.tape.Tape, ids: ir.Value, weights: Weights) -> ir.Value:
+        return self.blocks.look_up(tape, ids, replace(weights, values=weights.values[:2]))
+
+
+def joined(first: Form, second: Form) -> Form:
+    """One form that both can be read from. Raises ValueError where there is none."""
+    if first == second:
+        return first
+    match first, second:
+        case (Rows() as rows, Blocks(bits=8) as blocks) | (Blocks(bits=8) as blocks, Rows() as rows):
+            return RowsAndBlocks(rows, blocks)
+        case (RowsAndBlocks(rows, blocks) as both, other) if other in (rows, blocks):
+            return both
+    raise ValueError(f"weights stored as {first.label} can't be read as {second.label}, too")
+
+
+@dataclass(frozen=True)
 class Float32(Stored):
     """Plain float32 rows: the reference that quantized bundles are judged against."""
 
     bits: int = 32
+
+    @property
+    def label(self) -> str:
+        return "fp32"
 
     def fitted(self, columns: int) -> Float32:
         del columns

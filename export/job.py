@@ -15,11 +15,11 @@ from .checkpoint import Checkpoint
 from .matrix import matrices
 from .mixed import Choices
 from .passport import measure
-from .recipe import Recipe, fp32, int4, int8, with_fine_head
+from .recipe import Recipe, fp32, int4, int8, shared, with_fine_head
 from .sample import Sample, read_sample
 from .sensitivity import Groups, by_layer, by_matrix, costs
 from .spec import ModelSpec
-from .writer import Plan, write_bundle, write_manifest
+from .writer import Plan, Reader, write_bundle, write_manifest
 
 FEW = 8  # windows that calibrate 8-bit weights as well as four times as many
 TRIED = 2  # windows on which each matrix is tried alone
@@ -28,18 +28,18 @@ ATTEMPTS = 4  # exports, until one keeps to --max-kl
 
 @dataclass(frozen=True)
 class Job:
-    """What to make of a checkpoint, for which device."""
+    """What to make of a checkpoint, for which devices."""
 
     checkpoint: Checkpoint
     options: ExportOptions
-    profile: DeviceProfile
+    profiles: tuple[DeviceProfile, ...]
     name: str
     progress: Progress
     context: int
 
     def run(self, aside: Path) -> Manifest:
         """Write the bundle into `aside`. Raises ValueError, FidelityError, UsageError."""
-        recipe = self._recipe()
+        recipe = self._stored_recipe()
         sample = self._sample(recipe)
         stored = rotated(self.checkpoint, recipe.hadamard) if recipe.rotated else self.checkpoint
         if self.options.quant == "mixed" and sample is not None:
@@ -74,7 +74,7 @@ class Job:
 
     def _written(self, stored: Checkpoint, recipe: Recipe, sample: Sample | None, aside: Path) -> Manifest:
         """Everything but the manifest file, measured if that is wanted."""
-        plan = Plan(self.name, recipe, self.profile.name, self.context, self.options.kv == "int8")
+        plan = Plan(self.name, recipe, self._readers(recipe), self.context, self._caches())
         if sample is not None:
             few = self.options.quant == "int8"
             plan = replace(plan, calibrating=sample.calibrating[:FEW] if few else sample.calibrating)
@@ -86,14 +86,16 @@ class Job:
         graphs = {name: replace(facts, fidelity=found[name]) for name, facts in manifest.graphs.items()}
         return replace(manifest, graphs=graphs, sample=sample.name)
 
-    def _recipe(self) -> Recipe:
-        options, profile, spec = self.options, self.profile, self.checkpoint.spec
+    def _stored_recipe(self) -> Recipe:
+        """How weights are stored for all devices together. Raises UsageError where they can't agree."""
+        options, spec = self.options, self.checkpoint.spec
         if options.quant == "fp32":
             return fp32()
-        if options.quant == "int8":
-            recipe = int8(profile, options.block_size)
-        else:
-            recipe = int4(profile, options.block_size)
+        try:
+            recipe = shared([self._recipe(profile) for profile in self.profiles])
+        except ValueError as error:
+            named = " and ".join(profile.name for profile in self.profiles)
+            raise UsageError(f"{named} can't share a bundle: {error}; export one for each") from error
         if options.quant == "int4":
             recipe = with_fine_head(recipe, self.checkpoint, matrices(self.checkpoint))
         power_of_two = spec.intermediate_size & -spec.intermediate_size
@@ -101,11 +103,37 @@ class Job:
         calibrated = recipe.calibrated and options.calibrate
         return replace(recipe, scheme=options.quant, hadamard=hadamard, calibrated=calibrated)
 
+    def _recipe(self, profile: DeviceProfile) -> Recipe:
+        """What one device would have for itself."""
+        if self.options.quant == "fp32":
+            return fp32()
+        make = int8 if self.options.quant == "int8" else int4
+        return make(profile, self.options.block_size)
+
+    def _readers(self, stored: Recipe) -> tuple[Reader, ...]:
+        """One for all devices that read the weights alike."""
+        readers: list[Reader] = []
+        for profile in self.profiles:
+            recipe = self._recipe(profile).in_basis_of(stored)
+            found = next((i for i, reader in enumerate(readers) if reader.recipe == recipe), None)
+            if found is None:
+                readers.append(Reader(recipe, (profile.name,)))
+            else:
+                readers[found] = replace(readers[found], devices=(*readers[found].devices, profile.name))
+        return tuple(readers)
+
+    def _caches(self) -> tuple[str, ...]:
+        """Which caches the graphs have, the default first: what was asked for, else what devices want."""
+        if self.options.kv is not None:
+            return ("fp32",) if self.options.kv == "fp32" else ("int8", "fp32")
+        wanted = {profile.kv for profile in self.profiles}
+        return ("fp32", "int8") if "int8" in wanted else ("fp32",)
+
     def _sample(self, recipe: Recipe) -> Sample | None:
         """Nothing is read that nothing needs: an fp32 bundle is its own reference."""
         options = self.options
         needed = recipe.calibrated or options.verify or options.quant == "mixed"
-        if (options.quant == "fp32" or not needed) and options.kv == "fp32":
+        if (options.quant == "fp32" or not needed) and self._caches() == ("fp32",):
             return None
         return read_sample(self.checkpoint, options.calibration, self.context)
 
@@ -135,12 +163,16 @@ def _of_weights(manifest: Manifest) -> float | None:
 
 
 def open_job(
-    checkpoint: Checkpoint, options: ExportOptions, profile: DeviceProfile, name: str, progress: Progress
+    checkpoint: Checkpoint,
+    options: ExportOptions,
+    profiles: tuple[DeviceProfile, ...],
+    name: str,
+    progress: Progress,
 ) -> Job:
     """Settles the context, and with it which factors of a LongRoPE model apply. Raises UsageError."""
     context = _context(options.max_context, checkpoint.spec)
     spec = replace(checkpoint.spec, rope=checkpoint.spec.rope.settled(context))
-    return Job(replace(checkpoint, spec=spec), options, profile, name, progress, context)
+    return Job(replace(checkpoint, spec=spec), options, profiles, name, progress, context)
 
 
 def _context(asked: int | None, spec: ModelSpec) -> int:

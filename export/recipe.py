@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from edgert.bundle import Quantization
@@ -10,7 +10,7 @@ from edgert.devices import MATRICES, DeviceProfile
 from edgert.errors import UsageError
 
 from .checkpoint import Checkpoint
-from .forms import Blocks, Float32, Form, Rows
+from .forms import Blocks, Float32, Form, Rows, joined
 from .matrix import Matrix
 
 
@@ -30,6 +30,11 @@ class Recipe:
     calibrated: bool = False
     rotated: bool = False
     hadamard: int = 0
+
+    @property
+    def label(self) -> str:
+        """The form of most matrices, as device profiles call it."""
+        return self.forms["down"].label
 
     def form(self, matrix: str) -> Form:
         """The form of `layers.3.qkv`, `embedding` or `head`."""
@@ -66,6 +71,16 @@ class Recipe:
             hadamard=self.hadamard,
         )
 
+    def in_basis_of(self, other: Recipe) -> Recipe:
+        """The same forms for weights that were rotated and rounded as another recipe says."""
+        return replace(
+            self,
+            scheme=other.scheme,
+            calibrated=other.calibrated,
+            rotated=other.rotated,
+            hadamard=other.hadamard,
+        ).at_8_bits(other.exceptions)
+
     def at_8_bits(self, names: Iterable[str]) -> Recipe:
         """The same with some matrices in 8 bits."""
         wider = {name: self.wide[_kind(name)] for name in names}
@@ -76,6 +91,21 @@ def _kind(matrix: str) -> str:
     """`qkv` of `layers.3.qkv`; the embedding takes the head's form."""
     kind = matrix.rpartition(".")[2]
     return "head" if kind == "embedding" else kind
+
+
+def shared(recipes: Sequence[Recipe]) -> Recipe:
+    """One recipe whose weights all of these can read, in the basis that suits all. Raises ValueError."""
+    first, *others = recipes
+    for other in others:
+        first = replace(
+            first,
+            forms={kind: joined(form, other.forms[kind]) for kind, form in first.forms.items()},
+            wide={kind: joined(form, other.wide[kind]) for kind, form in first.wide.items()},
+            calibrated=first.calibrated or other.calibrated,
+            rotated=first.rotated or other.rotated,
+            hadamard=max(first.hadamard, other.hadamard),
+        )
+    return first
 
 
 def fp32() -> Recipe:

@@ -23,8 +23,6 @@ from edgert.bundle import (
     DATA,
     GENAI_CONFIG,
     GENAI_GRAPH,
-    GRAPH,
-    KV8_GRAPH,
     MANIFEST,
     TOKENIZER,
     TOKENIZER_CONFIG,
@@ -41,7 +39,8 @@ from .calibration import Calibration
 from .checkpoint import Checkpoint, Tokens
 from .datafile import DataFile, Extent, write_matrix
 from .genai import genai_config
-from .graph import Feeds, build
+from .graph import build
+from .layer import KVScales
 from .lower import Slot, lower
 from .matrix import Matrix, matrices
 from .recipe import Recipe
@@ -51,11 +50,9 @@ INLINE_BYTES = 1024  # smaller constants live in the graph, where shape inferenc
 # Rounding by what is multiplied costs the cube of the columns: at 8 bits wide matrices do without.
 EIGHT_BIT_COLUMNS, MOST_COLUMNS = 4096, 1 << 20
 
-GRAPHS: dict[str, Feeds] = {GRAPH: "edgert", GENAI_GRAPH: "genai"}
+SUFFIXES: dict[str, list[str]] = {"fp32": [], "int8": ["kv8"]}  # of a graph's name, by its cache
 
 BUNDLE_FILES = (
-    GRAPH,
-    KV8_GRAPH,
     GENAI_GRAPH,
     GENAI_CONFIG,
     DATA,
@@ -91,9 +88,14 @@ def _check_free(folder: Path, force: bool) -> None:
         raise UsageError(f"{folder} exists already: choose another place, or pass --force to replace it")
     if not (folder / MANIFEST).exists():
         raise UsageError(f"{folder} exists and is not a bundle: --force replaces bundles only")
-    foreign = sorted(path.name for path in folder.iterdir() if path.name not in BUNDLE_FILES)
+    foreign = sorted(path.name for path in folder.iterdir() if not _is_ours(path.name))
     if foreign:
         raise UsageError(f"{folder} holds '{foreign[0]}', which is not part of a bundle: move it first")
+
+
+def _is_ours(name: str) -> bool:
+    graph = name.startswith("model") and name.endswith(".onnx")
+    return graph or name in BUNDLE_FILES
 
 
 def _swap(aside: Path, folder: Path) -> None:
@@ -112,17 +114,36 @@ def _swap(aside: Path, folder: Path) -> None:
 
 
 @dataclass(frozen=True)
+class Reader:
+    """Devices that run the same graphs, and the recipe that says how those read the weights."""
+
+    recipe: Recipe
+    devices: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Plan:
-    """What to make of a checkpoint: the bundle's name, its storage recipe, target device, longest context,
-    whether keys and values may be cached in 8 bits, and the tokens to calibrate on, (windows, tokens).
+    """What to make of a checkpoint: the bundle's name, its storage recipe, who reads it, longest context,
+    which caches of keys and values there are, the default first, and the tokens to calibrate on, (windows,
+    tokens).
     """
 
     name: str
     recipe: Recipe
-    device: str
+    readers: tuple[Reader, ...]
     context: int
-    kv8: bool = False
+    caches: tuple[str, ...] = ("fp32",)
     calibrating: Tokens | None = None
+
+    def graphs(self) -> dict[str, tuple[Reader, str]]:
+        """File names of the graphs, the one to run by default first; their readers and caches."""
+        first = self.readers[0]
+        return {
+            "-".join(["model", *([reader.recipe.label] if reader != first else []), *SUFFIXES[kv]])
+            + ".onnx": (reader, kv)
+            for reader in self.readers
+            for kv in self.caches
+        }
 
 
 def write_bundle(checkpoint: Checkpoint, aside: Path, plan: Plan, progress: Progress) -> Manifest:
@@ -131,14 +152,13 @@ def write_bundle(checkpoint: Checkpoint, aside: Path, plan: Plan, progress: Prog
     calibration = _calibration(checkpoint, plan)
     with DataFile(aside / DATA) as data:
         extents = _write_weights(data, named, plan.recipe, calibration, progress)
-        constants: dict[str, Extent] = {}
-        for filename, feeds in GRAPHS.items():
-            model = build(checkpoint.spec, checkpoint.vector, plan.context, feeds)
-            _save(model, aside / filename, _Stored(data, named, plan.recipe, extents, constants))
-        if plan.kv8 and calibration is not None:
-            calibration.finish()
-            model = build(checkpoint.spec, checkpoint.vector, plan.context, kv=calibration.kv)
-            _save(model, aside / KV8_GRAPH, _Stored(data, named, plan.recipe, extents, constants))
+        stored = _Stored(data, named, extents, {})
+        for filename, (reader, kv) in plan.graphs().items():
+            scales = _kv_scales(calibration) if kv == "int8" else None
+            model = build(checkpoint.spec, checkpoint.vector, plan.context, kv=scales)
+            _save(model, aside / filename, stored, reader.recipe)
+        model = build(checkpoint.spec, checkpoint.vector, plan.context, "genai")
+        _save(model, aside / GENAI_GRAPH, stored, plan.readers[0].recipe)
     _write_texts(checkpoint, aside, plan.context)
     files = {DATA: data.facts} | _facts_of(aside)
     return _manifest(checkpoint, plan, files, plan.recipe.quantization(named))
@@ -150,12 +170,19 @@ def write_manifest(manifest: Manifest, aside: Path) -> None:
 
 
 def _calibration(checkpoint: Checkpoint, plan: Plan) -> Calibration | None:
-    if plan.calibrating is None or not (plan.kv8 or plan.recipe.calibrated):
+    if plan.calibrating is None or not ("int8" in plan.caches or plan.recipe.calibrated):
         return None
     columns = 0
     if plan.recipe.calibrated:
         columns = EIGHT_BIT_COLUMNS if plan.recipe.scheme == "int8" else MOST_COLUMNS
     return Calibration(checkpoint, plan.calibrating, columns)
+
+
+def _kv_scales(calibration: Calibration | None) -> list[KVScales]:
+    if calibration is None:
+        raise ValueError("keys and values can't be cached in 8 bits without a text to calibrate on")
+    calibration.finish()
+    return calibration.kv
 
 
 def _write_weights(
@@ -193,13 +220,12 @@ class _Stored:
 
     data: DataFile
     matrices: Mapping[str, Matrix]
-    recipe: Recipe
     extents: Mapping[tuple[str, str], Extent]
     constants: dict[str, Extent]
 
 
-def _save(model: ir.Model, path: Path, stored: _Stored) -> None:
-    slots = lower(model, stored.matrices, stored.recipe)
+def _save(model: ir.Model, path: Path, stored: _Stored, recipe: Recipe) -> None:
+    slots = lower(model, stored.matrices, recipe)
     _point(model, slots, stored.extents)
     _externalize(model, stored.data, stored.constants)
     ir.save(model, path)
@@ -258,7 +284,10 @@ def _manifest(
     checkpoint: Checkpoint, plan: Plan, files: Mapping[str, FileFacts], quantization: Quantization
 ) -> Manifest:
     spec = checkpoint.spec
-    graphs = {KV8_GRAPH: GraphFacts("int8"), GRAPH: GraphFacts("fp32")}
+    graphs = {
+        name: GraphFacts(reader.recipe.label, reader.devices, kv)
+        for name, (reader, kv) in plan.graphs().items()
+    }
     facts = ModelFacts(
         family=spec.family,
         parameters=spec.parameters,
@@ -275,10 +304,10 @@ def _manifest(
         name=plan.name,
         model=facts,
         quantization=quantization,
-        devices=(plan.device,),
+        devices=tuple(device for reader in plan.readers for device in reader.devices),
         generation=checkpoint.generation,
         origin=checkpoint.origin,
         edgert=__version__,
         files=files,
-        graphs={name: facts for name, facts in graphs.items() if name in files},
+        graphs=graphs,
     )

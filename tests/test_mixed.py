@@ -106,7 +106,7 @@ def test_mixed_keeps_to_its_size_without_calibration_and_measurement(checkpoints
 
 
 def test_where_blocks_have_no_8_bit_kernel_mixed_takes_rows(checkpoints, tmp_path):
-    options = ExportOptions(quant="mixed", device="raspberry-pi-4", target_size=10**9, verify=False)
+    options = ExportOptions(quant="mixed", devices=("raspberry-pi-4",), target_size=10**9, verify=False)
     bundle = export(checkpoints("llama"), tmp_path / "b", options)
     kinds = {node.op_type for node in ir.load(bundle.path("model.onnx")).graph}
     assert "QGemm" in kinds and "MatMulNBits" not in kinds

@@ -15,7 +15,7 @@ IDS = np.random.default_rng(7).integers(5, tiny.VOCAB, 90).tolist()
 def pair(request, checkpoints, bundles, tmp_path_factory):
     """A bundle for the Raspberry Pi 4, and the fp32 one."""
     folder = tmp_path_factory.mktemp("rows") / "b"
-    export(checkpoints(request.param), folder, ExportOptions(device="raspberry-pi-4", verify=False))
+    export(checkpoints(request.param), folder, ExportOptions(devices=("raspberry-pi-4",), verify=False))
     return folder, bundles(request.param, "fp32")
 
 

@@ -26,6 +26,7 @@ def main() -> None:
     edgert chat BUNDLE                 talk to it (anywhere)
     """
     console.speak_utf8()
+    console.warn_in_a_line()
 
 
 for command in (chat, generate, compare, export, pull, info, list_devices):

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import io
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import click
 
-from edgert.errors import EdgertError, UsageError
+from edgert.errors import EdgertError, EdgertWarning, UsageError
 
 
 class Group(click.Group):
@@ -28,6 +29,19 @@ class Group(click.Group):
             place = f"{error.filename}: " if error.filename else ""
             click.echo(f"edgert: {place}{error.strerror or error}", err=True)
             ctx.exit(EdgertError.exit_code)
+
+
+def warn_in_a_line() -> None:
+    """edgert's own warnings as one line on standard error, each once."""
+
+    def show(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+        if issubclass(category, EdgertWarning):
+            click.echo(f"edgert: warning: {message}", err=True)
+        else:
+            usual(message, category, *place, **more)
+
+    usual, warnings.showwarning = warnings.showwarning, show
+    warnings.simplefilter("always", EdgertWarning)
 
 
 def speak_utf8() -> None:

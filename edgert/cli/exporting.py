@@ -20,7 +20,12 @@ if TYPE_CHECKING:
 @click.command(short_help="Make a bundle of a checkpoint.")
 @click.argument("checkpoint", type=click.Path(path_type=Path))
 @click.argument("bundle", type=click.Path(path_type=Path))
-@click.option("--device", help="Profile of the machine it is for; see `edgert devices`.")
+@click.option(
+    "--device",
+    "devices",
+    multiple=True,
+    help="Profile of the machine it is for; see `edgert devices`. Several share one set of weights.",
+)
 @quant_options
 @click.option("--max-context", type=click.IntRange(1), help="Longest context the bundle can hold, in tokens.")
 @click.option(
@@ -67,7 +72,7 @@ def make_bundle(checkpoint: Path, bundle: Path, options: dict[str, Any]) -> Bund
 @click.argument("name", default=home.DEFAULT_MODEL)
 @click.option("--list", "show", is_flag=True, help="List the models that can be pulled.")
 @click.option("--quant", type=click.Choice(["int8", "int4", "fp32"]), default="int8", show_default=True)
-@click.option("--device", help="Profile of the machine it is for; see `edgert devices`.")
+@click.option("--device", help="Profile of the machine it is for; the default is this one.")
 @click.option("--force", is_flag=True, help="Export again, even if the bundle is there.")
 def pull(*, name: str, show: bool, quant: str, device: str | None, force: bool) -> None:
     """Obtain a student of the catalog and export it, so that `edgert chat NAME` works."""
@@ -82,11 +87,13 @@ def pull(*, name: str, show: bool, quant: str, device: str | None, force: bool) 
 
 def pull_bundle(name: str, quant: str = "int8", device: str | None = None, force: bool = False) -> Path:
     """The bundle of a catalog entry, made if it isn't there. Raises UsageError if another one is."""
+    from edgert import devices
     from edgert import export as exporter
     from edgert.export import catalog
     from edgert.export import pull as pulling
 
     entry = catalog.find(name)
+    wanted = device or devices.detect().profile.name
     folder = home.bundle_folder(name)
     if folder.exists() and not force and (made := _intact(folder)):
         if quant != made.quantization.scheme or device not in (None, *made.devices):
@@ -97,7 +104,7 @@ def pull_bundle(name: str, quant: str = "int8", device: str | None = None, force
     click.echo(f"Pulling {name} ({entry.license}) from {entry.source} …", err=True)
     checkpoint = pulling.pull(entry, home.checkpoint_folder(name))
     click.echo(f"Exporting {checkpoint} to {folder} …", err=True)
-    make_bundle(checkpoint, folder, {"quant": quant, "device": device, "name": name, "force": True})
+    make_bundle(checkpoint, folder, {"quant": quant, "devices": (wanted,), "name": name, "force": True})
     return folder
 
 

@@ -99,9 +99,7 @@ def quant_options(command: Command) -> Command:
             click.option(
                 "--kv",
                 type=click.Choice(["fp32", "int8"]),
-                default="fp32",
-                show_default=True,
-                help="int8 caches keys and values in a quarter of the memory.",
+                help="int8 caches keys and values in a quarter of the memory; the default is the device's.",
             ),
             click.option(
                 "--max-kl", type=float, help="Fail above this mean KL divergence from fp32, in nats a token."

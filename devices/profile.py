@@ -1,0 +1,154 @@
+"""DeviceProfile: what is known about one kind of machine, read from TOML where each value has its reason."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from edgert.errors import DeviceError
+
+from .hardware import Hardware
+
+BLOCK_SIZES = (16, 32, 64, 128, 256)
+MATRICES = ("qkv", "o", "gate", "up", "down", "head")
+FORMS = ("blocks8", "blocks4", "rows8", "fp32")
+KV = ("fp32", "int8")
+
+
+@dataclass(frozen=True)
+class MatMulForm:
+    """How weight matrices are stored for a device.
+
+    `form` "blocks": codes with a scale a block, for MatMulNBits at `accuracy_level`, `block_size` weights of
+    each kind of matrix a scale (`head` stands for the token embedding, too); "rows": a scale a row, for whole
+    integer products. `rotate`: in a basis where no channel stands out; `hadamard`: how many inputs of down
+    are rotated together at run time, 0 for none. `calibrate`: weights are rounded by what they multiply.
+    """
+
+    form: str
+    accuracy_level: int
+    block_size: Mapping[str, int]
+    rotate: bool
+    hadamard: int
+    calibrate: bool
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes: the sizes that such machines are sold with (none where they vary), and what the system needs."""
+
+    sizes: tuple[int, ...]
+    system: int
+
+
+@dataclass(frozen=True)
+class DeviceProfile:
+    """One kind of machine.
+
+    `processor`: the features that a processor needs, by architecture; `boards`: how such machines name
+    themselves. `threads` 0 means one per physical core; `context` is in tokens, `kv` how they are cached
+    unless the bundle or the user says otherwise. `prepare`: whether a copy with packed weights pays.
+    `slower`: how many times the time a token of the best form takes other forms take, by `FORMS`.
+    """
+
+    name: str
+    title: str
+    boards: tuple[str, ...]
+    processor: Mapping[str, tuple[str, ...]]
+    threads: int
+    spin: bool
+    context: int
+    kv: str
+    prefill_chunk: int
+    prepare: bool
+    memory: Memory
+    provider: str
+    slower: Mapping[str, float]
+    int8: MatMulForm
+    int4: MatMulForm
+
+    def suits(self, hardware: Hardware) -> bool:
+        """Whether the processor has what the profile's kernels need."""
+        needed = self.processor.get(hardware.architecture)
+        return needed is not None and hardware.features.issuperset(needed)
+
+    def cost(self, form: str) -> float:
+        """Time a token of weights in a form, in times of this device's best; 1 where nothing is known."""
+        return self.slower.get(form, 1.0)
+
+
+def parse(text: str, source: str) -> DeviceProfile:
+    """A profile of a TOML text; `source` names it in errors. Raises DeviceError."""
+    try:
+        return _profile(tomllib.loads(text))
+    except tomllib.TOMLDecodeError as error:
+        raise DeviceError(f"{source}: not valid TOML: {error}") from error
+    except KeyError as error:
+        raise DeviceError(f"{source}: the profile lacks {error}") from error
+    except (AttributeError, TypeError, ValueError) as error:
+        raise DeviceError(f"{source}: {error}") from error
+
+
+def _profile(table: Mapping[str, Any]) -> DeviceProfile:
+    if not re.fullmatch(r"[a-z0-9-]+", table["name"]):
+        raise ValueError(f"name must be lower-case letters, digits and dashes: {table['name']!r}")
+    for name in ("context", "prefill_chunk"):
+        if not isinstance(table[name], int) or table[name] < 1:
+            raise ValueError(f"{name} must be a whole number of at least 1, not {table[name]!r}")
+    if table["kv"] not in KV:
+        raise ValueError(f"kv must be {' or '.join(KV)}, not {table['kv']!r}")
+    return DeviceProfile(
+        name=table["name"],
+        title=table["title"],
+        boards=tuple(table["boards"]),
+        processor={name: tuple(features) for name, features in table["processor"].items()},
+        threads=0 if table["threads"] == "physical" else int(table["threads"]),
+        spin=bool(table["spin"]),
+        context=int(table["context"]),
+        kv=table["kv"],
+        prefill_chunk=int(table["prefill_chunk"]),
+        prepare=bool(table["prepare"]),
+        memory=_memory(table["memory"]),
+        provider=table["provider"]["name"],
+        slower=_slower(table["slower"]),
+        int8=_matmul_form(table["int8"], "int8"),
+        int4=_matmul_form(table["int4"], "int4"),
+    )
+
+
+def _memory(table: Mapping[str, Any]) -> Memory:
+    """Given in MiB, as boards are sold."""
+    return Memory(tuple(int(size) << 20 for size in table["sizes"]), int(table["system"]) << 20)
+
+
+def _slower(table: Mapping[str, Any]) -> dict[str, float]:
+    for form, times in table.items():
+        if form not in FORMS or not times > 0:
+            raise ValueError(f"slower.{form} must be one of {', '.join(FORMS)}, and above 0")
+    return {form: float(times) for form, times in table.items()}
+
+
+def _matmul_form(table: Mapping[str, Any], name: str) -> MatMulForm:
+    known = ("blocks", "rows") if name == "int8" else ("blocks",)
+    if table["form"] not in known:
+        raise ValueError(f"{name}.form must be {' or '.join(known)}, not {table['form']!r}")
+    hadamard = int(table["hadamard"])
+    if hadamard < 0 or hadamard & (hadamard - 1):
+        raise ValueError(f"{name}.hadamard must be a power of two or 0, not {hadamard}")
+    sizes = {}
+    if table["form"] == "blocks":
+        sizes = {kind: table["block_size"][kind] for kind in MATRICES}
+    for kind, size in sizes.items():
+        if size not in BLOCK_SIZES:
+            raise ValueError(f"{name}.block_size.{kind} must be 16, 32, 64, 128 or 256, not {size!r}")
+    return MatMulForm(
+        form=table["form"],
+        accuracy_level=int(table["accuracy_level"]),
+        block_size=sizes,
+        rotate=bool(table["rotate"]),
+        hadamard=hadamard,
+        calibrate=bool(table["calibrate"]),
+    )
