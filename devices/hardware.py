@@ -144,7 +144,7 @@ def memory_available() -> int:
 def _machine_memory() -> tuple[int, int]:
     """Bytes the machine has, and of these available."""
     if sys.platform == "linux":
-        found = dict(re.findall(r"^(\w+): +(\d+) kB", _text("/proc/meminfo"), re.MULTILINE))
+        found: dict[str, str] = dict(re.findall(r"^(\w+): +(\d+) kB", _text("/proc/meminfo"), re.MULTILINE))
         total = int(found["MemTotal"]) * 1024
         return total, int(found.get("MemAvailable", found["MemTotal"])) * 1024
     if sys.platform == "darwin":
