@@ -9,7 +9,9 @@ model.onnx.data       every weight, once
 tokenizer.json        tokenizer, as Hugging Face writes it
 tokenizer_config.json special tokens
 chat_template.jinja   turns messages into a prompt; absent for base models
+golden.json           a few texts and what the model predicts after each of their tokens
 edgert.json           this manifest: facts, quantization, sizes and hashes, origin, defaults
+machine/              made on the machine that runs it, by `edgert prepare` and `edgert tune`; not exported
 """
 
 from __future__ import annotations
@@ -32,6 +34,9 @@ GENAI_CONFIG = "genai_config.json"
 TOKENIZER = "tokenizer.json"
 TOKENIZER_CONFIG = "tokenizer_config.json"
 CHAT_TEMPLATE = "chat_template.jinja"
+GOLDEN = "golden.json"
+MACHINE = "machine"  # folder of what was made or measured on the machine that the bundle lies on
+REPLACED = f"{MACHINE}/replaced.json"  # names of files that a copy made there stands for
 
 Facts = TypeVar("Facts")
 NOTHING: Mapping[str, float] = {}
@@ -46,6 +51,7 @@ class ModelFacts:
     parameters: int
     num_layers: int
     hidden_size: int
+    intermediate_size: int
     num_heads: int
     num_kv_heads: int
     head_dim: int
@@ -219,9 +225,21 @@ class Bundle:
         """Bytes on disk."""
         return sum(facts.size for facts in self.manifest.files.values())
 
+    @property
+    def replaced(self) -> tuple[str, ...]:
+        """Names of files that `edgert prepare --replace` removed, since its copy holds what they held."""
+        path = self.path(REPLACED)
+        return tuple(json.loads(path.read_text("utf-8"))) if path.exists() else ()
+
+    @property
+    def present(self) -> dict[str, FileFacts]:
+        """The files that must be there."""
+        absent = self.replaced
+        return {name: facts for name, facts in self.manifest.files.items() if name not in absent}
+
     def check_hashes(self) -> None:
         """Compare every file with its SHA-256. Raises BundleError naming the first that differs."""
-        for name, facts in self.manifest.files.items():
+        for name, facts in self.present.items():
             found = file_facts(self.path(name))
             if found.sha256 != facts.sha256:
                 raise BundleError(f"{self.path(name)}: damaged (another SHA-256); export or pull it again")
@@ -237,7 +255,7 @@ def open_bundle(folder: Path) -> Bundle:
     if not path.exists():
         raise BundleError(f"{folder}: a folder, but no bundle; `edgert export {folder} BUNDLE` may make one")
     bundle = Bundle(folder, _read_manifest(path))
-    for name, facts in bundle.manifest.files.items():
+    for name, facts in bundle.present.items():
         if not bundle.path(name).is_file():
             raise BundleError(f"{bundle.path(name)}: missing from the bundle; export or pull it again")
         size = bundle.path(name).stat().st_size

@@ -9,7 +9,8 @@ EdgertError                 1   something a user can act on; the text says what,
 ├── PullError               7   a model that couldn't be obtained or has the wrong hash
 ├── PromptTooLong           8   more tokens than the context holds; carries both numbers
 ├── Overtaken               9   a stream continued after a newer one took the model's KV cache
-└── FidelityError          10   an export that lost more than it was allowed to
+├── FidelityError          10   an export that lost more than it was allowed to
+└── DoesNotFit             11   a bundle that needs more memory than there is
 """
 
 from __future__ import annotations
@@ -93,3 +94,9 @@ class FidelityError(EdgertError):
     """A bundle that lost more of the original's predictions than it was allowed to."""
 
     exit_code = 10
+
+
+class DoesNotFit(EdgertError):
+    """A bundle that needs more memory than is free."""
+
+    exit_code = 11

@@ -10,14 +10,14 @@ from numbers import Integral
 from pathlib import Path
 from typing import Any, SupportsInt, TypeAlias, TypedDict, Unpack
 
-from edgert import devices
+from edgert import devices, memory, prepared
 from edgert.answer import Chunk, Reply, Stopwatch, join
 from edgert.bundle import CHAT_TEMPLATE, Bundle, open_bundle
 from edgert.decoder import Decoder, Logits
 from edgert.errors import EdgertWarning, Overtaken, PromptTooLong, UsageError
 from edgert.home import find_bundle
 from edgert.sampler import Sampler, Sampling
-from edgert.session import Session
+from edgert.session import CPU, Session
 from edgert.stops import StopMatcher, check_stops
 from edgert.template import ChatTemplate, Message
 from edgert.tokenizer import TokenStream, open_tokenizer
@@ -68,6 +68,8 @@ class Model:
         profile: devices.DeviceProfile,
         context: int | None = None,
         kv: str | None = None,
+        *,
+        force: bool = False,
     ) -> None:
         facts = bundle.manifest.model
         context = min(profile.context, facts.context) if context is None else context
@@ -82,9 +84,16 @@ class Model:
         graph = bundle.graph(kv, profile.kv, profile.slower)
         _warn_if_slow(bundle, graph, profile)
         self.kv = bundle.manifest.graphs[graph].kv
-        session = Session(bundle, profile, graph)
+        copy = prepared.current(bundle, graph) if profile.provider == CPU else None
+        if not force:
+            plan = memory.plan(
+                bundle.manifest, bundle.manifest.graphs[graph], profile, context, prepared=copy is not None
+            )
+            memory.check_fits(plan, facts.context, str(bundle.folder))
+        session = Session(bundle, profile, graph, copy.path if copy else None)
         self.threads = session.threads
         self._decoder = Decoder(session, facts, context, profile.prefill_chunk, self.kv)
+        memory.give_back()
         self._streams = 0
         self._lock = threading.Lock()
 
@@ -190,16 +199,21 @@ class Model:
 
 
 def load(
-    path: str | Path, device: str | None = None, context: int | None = None, kv: str | None = None
+    path: str | Path,
+    device: str | None = None,
+    context: int | None = None,
+    kv: str | None = None,
+    *,
+    force: bool = False,
 ) -> Model:
     """Open a bundle, by folder or by the name it was pulled under.
 
     `device`: a profile name or a path to a profile's TOML; None detects. `context`: tokens of KV cache;
     None is the profile's default. `kv`: "int8" or "fp32" keys and values; None is the bundle's own.
-    Raises BundleError, DeviceError, UsageError.
+    `force`: load what memory does not suffice for. Raises BundleError, DeviceError, DoesNotFit, UsageError.
     """
     profile = devices.load(device) if device else devices.detect().profile
-    return Model(open_bundle(find_bundle(str(path))), profile, context, kv)
+    return Model(open_bundle(find_bundle(str(path))), profile, context, kv, force=force)
 
 
 def _warn_if_slow(bundle: Bundle, graph: str, profile: devices.DeviceProfile) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -19,29 +20,40 @@ from edgert.errors import BundleError, DeviceError
 
 ort.disable_telemetry_events()  # somebody may have imported onnxruntime before us
 
+VERSION: str = ort.__version__
 InferenceSession: TypeAlias = ort.InferenceSession
 OrtValue: TypeAlias = ort.OrtValue
 Binding: TypeAlias = ort.IOBinding
 
 SEVERITY_ERROR = 3
+CPU = "CPUExecutionProvider"
 
 
 class Session:
-    """An ONNX Runtime session of one graph; `threads` is what it computes with."""
+    """An ONNX Runtime session of one graph; `threads` is what it computes with.
 
-    def __init__(self, bundle: Bundle, profile: devices.DeviceProfile, graph: str | None = None) -> None:
-        path = bundle.path(graph or bundle.graph())
+    `packed`: a copy of the graph that `pack` made on this machine, to run instead. Raises DeviceError,
+    BundleError.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        profile: devices.DeviceProfile,
+        graph: str | None = None,
+        packed: Path | None = None,
+    ) -> None:
+        path = packed or bundle.path(graph or bundle.graph())
         self.threads = profile.threads or devices.physical_threads().count
         if profile.provider not in ort.get_available_providers():
             raise DeviceError(
                 f"device '{profile.name}' needs {profile.provider}, which this onnxruntime lacks"
             )
+        options = session_options(self.threads, profile.spin)
+        if packed:  # it was optimized before it was saved
+            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         try:
-            self._session = ort.InferenceSession(
-                str(path),
-                session_options(self.threads, profile.spin),
-                providers=[profile.provider],
-            )
+            self._session = ort.InferenceSession(str(path), options, providers=[profile.provider])
         except Exception as error:
             raise BundleError(f"{path}: onnxruntime can't load it: {error}") from error
 
@@ -59,6 +71,26 @@ class Session:
 
     def run(self, binding: Binding) -> None:
         self._session.run_with_iobinding(binding)
+
+
+def pack(bundle: Bundle, graph: str, target: Path) -> None:
+    """Save a graph as `target`, optimized for this machine, its weights as the kernels here want them in
+    `target`.data, from where a session maps them. Raises BundleError.
+    """
+    options = session_options(threads=1, spin=False)
+    options.optimized_model_filepath = str(target)
+    entries = {
+        "session.save_external_prepacked_constant_initializers": "1",
+        "session.optimized_model_external_initializers_file_name": f"{target.name}.data",
+        "session.optimized_model_external_initializers_min_size_in_bytes": "1024",
+    }
+    for key, value in entries.items():
+        options.add_session_config_entry(key, value)
+    try:
+        ort.InferenceSession(str(bundle.path(graph)), options, providers=[CPU])
+    except Exception as error:
+        reason = str(error).splitlines()[0]
+        raise BundleError(f"{bundle.path(graph)}: onnxruntime can't pack it: {reason}") from error
 
 
 def share(array: npt.NDArray[Any]) -> OrtValue:

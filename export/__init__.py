@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Literal
 
 from edgert import devices
-from edgert.bundle import Bundle
+from edgert.bundle import Bundle, Manifest
 from edgert.errors import CheckpointError, MissingExtra, UsageError
 
-__all__ = ["DEFAULT_MAX_CONTEXT", "ExportOptions", "Quant", "Via", "export"]
+__all__ = ["DEFAULT_MAX_CONTEXT", "ExportOptions", "Quant", "Via", "export", "preview"]
 
 # Rope tables cost 4 × head_dim bytes on disk a position; few small machines hold a longer KV cache.
 DEFAULT_MAX_CONTEXT = 32768
@@ -93,6 +93,18 @@ def export(
         except ValueError as error:
             raise CheckpointError(f"{source}: {error}") from error
     return Bundle(folder, manifest)
+
+
+def preview(source: Path, options: ExportOptions | None = None) -> Manifest:
+    """The manifest that an export would have, told from the checkpoint's headers. Raises as `export`."""
+    options = options or ExportOptions()
+    require_extra()
+    from . import source as sources  # after the check
+    from .job import open_job
+
+    profiles = tuple(devices.load(name) for name in options.devices or (devices.DEFAULT,))
+    name = options.name or source.name
+    return open_job(sources.open_checkpoint(source), options, profiles, name, _silent).preview()
 
 
 def _silent(_phase: str, _done: int, _total: int) -> None:

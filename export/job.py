@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from edgert.bundle import GRAPH, Bundle, Manifest
+from edgert import golden
+from edgert.bundle import GOLDEN, GRAPH, Bundle, Manifest
 from edgert.devices import DeviceProfile
 from edgert.errors import FidelityError, UsageError
 
@@ -19,7 +20,7 @@ from .recipe import Recipe, fp32, int4, int8, shared, with_fine_head
 from .sample import Sample, read_sample
 from .sensitivity import Groups, by_layer, by_matrix, costs
 from .spec import ModelSpec
-from .writer import Plan, Reader, write_bundle, write_manifest
+from .writer import Plan, Reader, preview, write_bundle, write_manifest, write_text
 
 FEW = 8  # windows that calibrate 8-bit weights as well as four times as many
 TRIED = 2  # windows on which each matrix is tried alone
@@ -49,6 +50,13 @@ class Job:
         self._check(manifest, stored, recipe, sample)
         write_manifest(manifest, aside)
         return manifest
+
+    def preview(self) -> Manifest:
+        """The manifest that the bundle would have; no weights are read."""
+        recipe = self._stored_recipe()
+        return preview(
+            self.checkpoint, Plan(self.name, recipe, self._readers(recipe), self.context, self._caches())
+        )
 
     def _mixed(
         self, stored: Checkpoint, recipe: Recipe, sample: Sample, aside: Path
@@ -83,8 +91,11 @@ class Job:
             return manifest
         bundle = Bundle(aside, manifest)
         found = measure(self.checkpoint, bundle, sample, lambda *done: self.progress("Measuring", *done))
-        graphs = {name: replace(facts, fidelity=found[name]) for name, facts in manifest.graphs.items()}
-        return replace(manifest, graphs=graphs, sample=sample.name)
+        graphs = {
+            name: replace(facts, fidelity=found.fidelity[name]) for name, facts in manifest.graphs.items()
+        }
+        files = {**manifest.files, GOLDEN: write_text(aside / GOLDEN, golden.to_json(found.golden))}
+        return replace(manifest, graphs=graphs, sample=sample.name, files=files)
 
     def _stored_recipe(self) -> Recipe:
         """How weights are stored for all devices together. Raises UsageError where they can't agree."""

@@ -6,15 +6,17 @@ The original is run in fp32 a layer at a time, the bundle by the runtime that us
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from edgert import devices
+from edgert import devices, golden
 from edgert.bundle import Bundle, Fidelity
 from edgert.decoder import Decoder
 from edgert.fidelity import Tally, diverge
+from edgert.golden import Golden
 from edgert.session import Session
+from edgert.tokenizer import open_tokenizer
 
 from .checkpoint import Checkpoint, FloatArray
 from .layerwise import Layerwise
@@ -41,10 +43,16 @@ class Original:
             yield self._layers.logits(final)
 
 
-def measure(
-    checkpoint: Checkpoint, bundle: Bundle, sample: Sample, progress: Progress
-) -> dict[str, Fidelity]:
-    """The fidelity of each of a bundle's graphs to the checkpoint. Raises BundleError."""
+@dataclass
+class Passport:
+    """The fidelity of each graph of a bundle, and what the first of them predicts after the golden texts."""
+
+    fidelity: dict[str, Fidelity] = field(default_factory=dict)
+    golden: list[Golden] = field(default_factory=list)
+
+
+def measure(checkpoint: Checkpoint, bundle: Bundle, sample: Sample, progress: Progress) -> Passport:
+    """Run every graph of a bundle, and the checkpoint, over the sample. Raises BundleError."""
     done, windows = 0, len(sample.measuring)
     total = checkpoint.spec.num_layers + windows * len(bundle.manifest.graphs)
 
@@ -54,17 +62,27 @@ def measure(
         progress(done, total)
 
     original = Original(checkpoint, sample, advance)
-    return {graph: _fidelity(original, bundle, graph, sample, advance) for graph in bundle.manifest.graphs}
+    passport = Passport()
+    for graph in bundle.manifest.graphs:
+        decoder = _decoder(bundle, graph, sample.measuring.shape[1])
+        passport.fidelity[graph] = _fidelity(original, decoder, sample, advance)
+        if not passport.golden:
+            passport.golden = golden.record(decoder, _golden_texts(bundle, decoder.cache.capacity))
+    return passport
 
 
-def _fidelity(
-    original: Original, bundle: Bundle, graph: str, sample: Sample, advance: Callable[[], None]
-) -> Fidelity:
-    facts, kv = bundle.manifest.model, bundle.manifest.graphs[graph].kv
-    window = sample.measuring.shape[1]
-    # Spinning workers would hold the cores that NumPy computes on between two windows.
+def _decoder(bundle: Bundle, graph: str, window: int) -> Decoder:
+    """Spinning workers would hold the cores that NumPy computes on between two windows."""
     session = Session(bundle, replace(devices.load(devices.DEFAULT), spin=False), graph)
-    decoder = Decoder(session, facts, window, window, kv)
+    return Decoder(session, bundle.manifest.model, window, window, bundle.manifest.graphs[graph].kv)
+
+
+def _golden_texts(bundle: Bundle, context: int) -> list[list[int]]:
+    tokenizer = open_tokenizer(bundle)
+    return [tokenizer.encode(text)[: min(golden.LONGEST, context)] for text in golden.TEXTS]
+
+
+def _fidelity(original: Original, decoder: Decoder, sample: Sample, advance: Callable[[], None]) -> Fidelity:
     tally = Tally()
     for tokens, following, expected in zip(
         sample.measuring, sample.following, original.logits(), strict=True

@@ -23,6 +23,8 @@ from edgert.bundle import (
     DATA,
     GENAI_CONFIG,
     GENAI_GRAPH,
+    GOLDEN,
+    MACHINE,
     MANIFEST,
     TOKENIZER,
     TOKENIZER_CONFIG,
@@ -59,6 +61,8 @@ BUNDLE_FILES = (
     TOKENIZER,
     TOKENIZER_CONFIG,
     CHAT_TEMPLATE,
+    GOLDEN,
+    MACHINE,
     MANIFEST,
 )
 
@@ -159,14 +163,14 @@ def write_bundle(checkpoint: Checkpoint, aside: Path, plan: Plan, progress: Prog
             _save(model, aside / filename, stored, reader.recipe)
         model = build(checkpoint.spec, checkpoint.vector, plan.context, "genai")
         _save(model, aside / GENAI_GRAPH, stored, plan.readers[0].recipe)
-    _write_texts(checkpoint, aside, plan.context)
+    write_texts(checkpoint, aside, plan.context)
     files = {DATA: data.facts} | _facts_of(aside)
     return _manifest(checkpoint, plan, files, plan.recipe.quantization(named))
 
 
 def write_manifest(manifest: Manifest, aside: Path) -> None:
     """The last file of a bundle."""
-    _write_text(aside / MANIFEST, manifest.to_json())
+    write_text(aside / MANIFEST, manifest.to_json())
 
 
 def _calibration(checkpoint: Checkpoint, plan: Plan) -> Calibration | None:
@@ -258,26 +262,33 @@ def _set_external(value: ir.Value, extent: Extent) -> None:
     )
 
 
-def _write_texts(checkpoint: Checkpoint, aside: Path, context: int) -> None:
+def write_texts(checkpoint: Checkpoint, aside: Path, context: int) -> None:
     files = checkpoint.tokenizer
-    _write_text(aside / TOKENIZER, files.tokenizer)
-    _write_text(aside / TOKENIZER_CONFIG, json.dumps(files.config, indent=2, ensure_ascii=False) + "\n")
+    write_text(aside / TOKENIZER, files.tokenizer)
+    write_text(aside / TOKENIZER_CONFIG, json.dumps(files.config, indent=2, ensure_ascii=False) + "\n")
     if files.chat_template is not None:
-        _write_text(aside / CHAT_TEMPLATE, files.chat_template)
+        write_text(aside / CHAT_TEMPLATE, files.chat_template)
     config = genai_config(checkpoint.spec, checkpoint.generation, context)
-    _write_text(aside / GENAI_CONFIG, json.dumps(config, indent=2) + "\n")
+    write_text(aside / GENAI_CONFIG, json.dumps(config, indent=2) + "\n")
 
 
-def _write_text(path: Path, text: str) -> None:
+def write_text(path: Path, text: str) -> FileFacts:
+    """A small file of the bundle, and its facts."""
     with path.open("w", encoding="utf-8", newline="\n") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
+    return file_facts(path)
 
 
 def _facts_of(aside: Path) -> dict[str, FileFacts]:
     """Facts of every file but the data file, whose hash is already known."""
     return {path.name: file_facts(path) for path in sorted(aside.iterdir()) if path.name != DATA}
+
+
+def preview(checkpoint: Checkpoint, plan: Plan) -> Manifest:
+    """The manifest that a bundle would have; no weights are read."""
+    return _manifest(checkpoint, plan, {}, plan.recipe.quantization(matrices(checkpoint)))
 
 
 def _manifest(
@@ -293,6 +304,7 @@ def _manifest(
         parameters=spec.parameters,
         num_layers=spec.num_layers,
         hidden_size=spec.hidden_size,
+        intermediate_size=spec.intermediate_size,
         num_heads=spec.num_heads,
         num_kv_heads=spec.num_kv_heads,
         head_dim=spec.head_dim,

@@ -12,6 +12,7 @@ from edgert.cli import console
 from edgert.cli.answering import chat, generate
 from edgert.cli.comparing import compare
 from edgert.cli.exporting import export, pull
+from edgert.cli.fitting import fit, prepare
 from edgert.cli.inspecting import info, list_devices
 
 
@@ -29,5 +30,5 @@ def main() -> None:
     console.warn_in_a_line()
 
 
-for command in (chat, generate, compare, export, pull, info, list_devices):
+for command in (chat, generate, compare, export, pull, fit, prepare, info, list_devices):
     main.add_command(command)

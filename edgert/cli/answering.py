@@ -25,6 +25,7 @@ def chat(
     device: str | None,
     context: int | None,
     kv: str | None,
+    force: bool,
     **sampling: Any,
 ) -> None:
     """Talk to a bundle, given as a folder or by the name it was pulled under.
@@ -34,7 +35,7 @@ def chat(
     from edgert.chat import Chat
 
     piped = None if console.on_terminal() else console.read_stdin()
-    session = Chat(load_model(bundle, device, context, kv), given(sampling), system)
+    session = Chat(load_model(bundle, device, context, kv, force=force), given(sampling), system)
     if piped is None:
         session.loop()
     else:
@@ -60,6 +61,7 @@ def generate(
     device: str | None,
     context: int | None,
     kv: str | None,
+    force: bool,
     **sampling: Any,
 ) -> None:
     """Answer one prompt and exit.
@@ -70,7 +72,7 @@ def generate(
     """
     from edgert.answer import cut_notice
 
-    model = load_model(bundle, device, context, kv)
+    model = load_model(bundle, device, context, kv, force=force)
     text = console.read_stdin() if prompt == "-" else prompt
     stream = model.stream(model.tokenizer.encode(text) if raw else text, **given(sampling))
     if as_json:

@@ -43,6 +43,7 @@ def compare(
     page: Path | None,
     device: str | None,
     context: int | None,
+    force: bool,
 ) -> None:
     """Ask two bundles the same and show where their answers part and how far apart they are.
 
@@ -64,7 +65,7 @@ def compare(
     if page and not page.parent.is_dir():
         raise UsageError(f"can't save to {page}: there is no folder {page.parent}; make it first")
     asked = _questions(source)
-    ours, theirs = (load_model(name, device, context) for name in (bundle, reference))
+    ours, theirs = (load_model(name, device, context, force=force) for name in (bundle, reference))
     with console.progress_bar("Comparing") as progress:
         found = compare(ours, theirs, asked, max_tokens, progress)
     if page:

@@ -16,12 +16,19 @@ if TYPE_CHECKING:
     from edgert.model import Model
 
 
-def load_model(bundle: str | None, device: str | None, context: int | None, kv: str | None = None) -> Model:
+def load_model(
+    bundle: str | None,
+    device: str | None,
+    context: int | None,
+    kv: str | None = None,
+    *,
+    force: bool = False,
+) -> Model:
     """The model in a bundle, or the default student if none was named."""
     from edgert.model import load
 
     folder = home.find_bundle(bundle) if bundle else default_bundle()
-    return load(folder, device, context, kv)
+    return load(folder, device, context, kv, force=force)
 
 
 def default_bundle() -> Path:

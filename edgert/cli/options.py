@@ -50,6 +50,7 @@ def model_options(command: Command) -> Command:
             "--context", type=click.IntRange(1), help="Tokens of KV cache; the default is the device's."
         ),
         click.option("--device", help="Device profile, by name or as a .toml file; the default is detected."),
+        click.option("--force", is_flag=True, help="Load even what memory does not suffice for."),
     ):
         command = option(command)
     return command

@@ -1,0 +1,166 @@
+"""Commands about a bundle and a machine: fit, prepare."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from edgert import home
+from edgert.cli.opening import default_bundle
+from edgert.cli.options import kv_option
+
+if TYPE_CHECKING:
+    from edgert.bundle import Bundle, Manifest
+    from edgert.devices import DeviceProfile
+    from edgert.memory import MemoryPlan
+
+
+@click.command(short_help="Tell how much memory a student takes, before it is loaded.")
+@click.argument("source", metavar="BUNDLE|CHECKPOINT")
+@click.option("--device", "names", multiple=True, help="For another machine; may be repeated, or 'all'.")
+@click.option("--context", type=click.IntRange(1), help="Tokens of KV cache; the default is the device's.")
+@click.option(
+    "--quant",
+    type=click.Choice(["int8", "int4", "fp32"]),
+    default="int8",
+    show_default=True,
+    help="How a checkpoint would be exported.",
+)
+@kv_option
+@click.option("--json", "as_json", is_flag=True, help="Print bytes as JSON.")
+def fit(
+    *,
+    source: str,
+    names: tuple[str, ...],
+    context: int | None,
+    quant: str,
+    kv: str | None,
+    as_json: bool,
+) -> None:
+    """Tell how much memory a bundle takes, or a checkpoint would once it is exported; only headers are read.
+
+    \b
+    edgert fit ./bundle                              on this machine
+    edgert fit ./my-student --device raspberry-pi-4  before anything is exported
+    edgert fit ./my-student --device all --quant int4
+    """
+    from edgert import devices
+
+    wanted = devices.names() if names == ("all",) else names
+    profiles = [devices.load(name) for name in wanted] or [devices.detect().profile]
+    fits = [_fit(_manifest(source, profile, quant, kv), profile, context, kv) for profile in profiles]
+    if as_json:
+        click.echo(json.dumps([_table(*found) for found in fits], indent=2))
+    else:
+        click.echo("\n\n".join("\n".join(_lines(*found)) for found in fits))
+
+
+def _manifest(source: str, profile: DeviceProfile, quant: str, kv: str | None) -> Manifest:
+    """Of a bundle, or the one that exporting a checkpoint for a device would give."""
+    from edgert.bundle import MANIFEST, open_bundle
+
+    folder = home.find_bundle(source)
+    if (folder / MANIFEST).exists():
+        return open_bundle(folder).manifest
+    from edgert import export
+
+    options: dict[str, Any] = {"quant": quant, "kv": kv, "devices": (profile.name,)}
+    return export.preview(Path(source), export.ExportOptions(**options))
+
+
+def _fit(
+    manifest: Manifest, profile: DeviceProfile, context: int | None, kv: str | None
+) -> tuple[Manifest, DeviceProfile, MemoryPlan]:
+    from edgert import memory
+    from edgert.bundle import Bundle
+
+    graph = Bundle(Path(manifest.name), manifest).graph(kv, profile.kv, profile.slower)
+    context = min(context or profile.context, manifest.model.context)
+    return manifest, profile, memory.plan(manifest, manifest.graphs[graph], profile, context)
+
+
+def _places(profile: DeviceProfile) -> list[tuple[str, int]]:
+    """Sizes that such a device is sold with, and what each leaves; this machine, if none are known."""
+    from edgert import devices
+
+    memory = profile.memory
+    if memory.sizes:
+        return [(f"{size >> 20} MiB", size - memory.system) for size in memory.sizes]
+    return [("free here", devices.memory_available())]
+
+
+def _lines(manifest: Manifest, profile: DeviceProfile, plan: MemoryPlan) -> Iterator[str]:
+    quantization = manifest.quantization
+    yield f"{manifest.name} on {profile.title}, {quantization.scheme}, context {plan.context}"
+    yield f"  {'weights':22}{_mb(plan.weights)}"
+    yield f"  {'keys and values':22}{_mb(plan.kv)}   {plan.kv_per_token / 1e3:.1f} MB per 1,000 tokens"
+    yield f"  {'runtime, tokenizer':22}{_mb(plan.runtime)}"
+    yield f"  {'scratch':22}{_mb(plan.scratch)}   while reading {profile.prefill_chunk} tokens at a time"
+    yield f"  {'total':22}{_mb(plan.total)}   peak {plan.peak / 1e6:,.0f} MB"
+    for place, room in _places(profile):
+        longest = plan.longest_context(room, manifest.model.context)
+        if not longest:
+            verdict = (
+                f"does not fit: {(plan.total - plan.kv - room) / 1e6:,.0f} MB too much without any token"
+            )
+        elif longest < plan.context:
+            verdict = f"fits with a shorter context: --context {longest}"
+        else:
+            verdict = f"fits, up to a context of {longest}"
+        yield f"  {place:22}{_mb(room)}   {verdict}"
+
+
+def _mb(size: int) -> str:
+    return f"{size / 1e6:8,.0f} MB"
+
+
+def _table(manifest: Manifest, profile: DeviceProfile, plan: MemoryPlan) -> dict[str, Any]:
+    limit = manifest.model.context
+    places = [
+        {"memory": place, "free": room, "longest_context": plan.longest_context(room, limit)}
+        for place, room in _places(profile)
+    ]
+    totals = {"kv": plan.kv, "total": plan.total, "peak": plan.peak}
+    return {"name": manifest.name, "device": profile.name, **asdict(plan), **totals, "places": places}
+
+
+@click.command(short_help="Pack a bundle's weights for this machine, once.")
+@click.argument("bundle", required=False)
+@kv_option
+@click.option("--replace", is_flag=True, help="Remove the bundle's own weights afterwards.")
+def prepare(*, bundle: str | None, kv: str | None, replace: bool) -> None:
+    """Save a copy of a bundle's weights as this machine's kernels want them, to be mapped at every start.
+
+    Starting takes less time then, and the weights are pages that the system may drop rather than memory that
+    must be kept. The copy belongs to this processor and version of onnxruntime; after
+    an update it is made again by itself.
+
+    --replace saves disk: the bundle then runs on machines like this one only, and nowhere else.
+    """
+    from edgert import devices
+    from edgert.bundle import open_bundle
+    from edgert.prepared import Prepared
+
+    opened = open_bundle(home.find_bundle(bundle) if bundle else default_bundle())
+    profile = devices.detect().profile
+    copy = Prepared(opened, opened.graph(kv, profile.kv, profile.slower))
+    if copy.usable:
+        click.echo(f"{copy.path.parent}: prepared already")
+    else:
+        click.echo(f"Preparing {opened.folder}: about {copy.needed() / 1e6:,.0f} MB on disk …", err=True)
+        copy.make()
+        click.echo(f"{copy.path.parent}: {copy.size / 1e6:,.0f} MB, computes the same bit for bit")
+    if replace:
+        _replace(opened, copy.replace_original)
+
+
+def _replace(bundle: Bundle, remove: Any) -> None:
+    before = bundle.size
+    remove()
+    kept = sum(facts.size for facts in bundle.present.values())
+    click.echo(f"{bundle.folder}: removed {(before - kept) / 1e6:,.0f} MB that the copy holds, too")

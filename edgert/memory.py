@@ -1,0 +1,148 @@
+"""MemoryPlan: what a bundle takes on a device, told from its manifest before anything is loaded."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from dataclasses import dataclass
+
+from edgert import devices
+from edgert.bundle import GraphFacts, Manifest, ModelFacts, Quantization
+from edgert.errors import DoesNotFit
+
+# Measured on Linux, x86-64: the interpreter with NumPy and ONNX Runtime, a tokenizer with nothing in it,
+# and an entry of its vocabulary with its merges.
+RUNTIME, TOKENIZER, TOKENIZER_ENTRY = 75 << 20, 6 << 20, 490
+
+# Bytes that ONNX Runtime's packed layouts keep a block beside the codes: scales and sums of codes.
+PACKED_BLOCK = {("x86_64", 8): 8, ("x86_64", 4): 8, ("arm64", 8): 12, ("arm64", 4): 4}
+STORED_SCALE = 4
+KV_BYTES = {"fp32": 4, "int8": 1}
+PREPARED = 25 << 20  # what a session over mapped weights still holds itself
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """Bytes, for `context` tokens. `weights` are packed copies in memory, or mapped from a prepared copy, and
+    then `mapped`; `loading` is what comes on top of runtime and weights while loading.
+    """
+
+    context: int
+    runtime: int
+    weights: int
+    kv_per_token: int
+    scratch: int
+    loading: int
+    mapped: bool
+
+    @property
+    def kv(self) -> int:
+        return self.kv_per_token * self.context
+
+    @property
+    def total(self) -> int:
+        """What must be there while answering."""
+        return self.runtime + self.weights + self.kv + self.scratch
+
+    @property
+    def peak(self) -> int:
+        """Most that is ever resident; file pages in it, `loading`, are the system's to drop."""
+        return max(self.total, self.runtime + self.weights + self.loading)
+
+    def longest_context(self, memory: int, limit: int) -> int:
+        """Most tokens, up to `limit`, that fit into so many bytes; 0 if not even the weights do."""
+        room = memory - (self.total - self.kv)
+        return max(0, min(limit, room // self.kv_per_token))
+
+
+def plan(
+    manifest: Manifest,
+    graph: GraphFacts,
+    profile: devices.DeviceProfile,
+    context: int,
+    *,
+    prepared: bool = False,
+) -> MemoryPlan:
+    """What a graph of a bundle takes on a device."""
+    model, table = manifest.model, manifest.model.vocab_size * manifest.model.hidden_size
+    architecture = "x86_64" if "x86_64" in profile.processor else "arm64"
+    packed = _packed(manifest, graph, architecture)
+    # Whole products turn each matrix around before they pack it, and the largest is kept to work in.
+    turned = table if graph.form == "rows8" else 0
+    stored = int(table * _table_bits(manifest.quantization) / 8)  # mapped while it is packed
+    return MemoryPlan(
+        context=context,
+        runtime=RUNTIME + TOKENIZER + TOKENIZER_ENTRY * model.vocab_size + (PREPARED if prepared else 0),
+        weights=packed,
+        kv_per_token=2 * model.num_layers * model.num_kv_heads * model.head_dim * KV_BYTES[graph.kv],
+        scratch=_scratch(model, profile.prefill_chunk) + turned,
+        loading=5 * stored // 2 if prepared else stored + turned,
+        mapped=prepared,
+    )
+
+
+def check_fits(wanted: MemoryPlan, limit: int, what: str) -> None:
+    """Raise DoesNotFit, with the numbers and the ways out, unless the memory that is free suffices."""
+    free = devices.memory_available()
+    if wanted.total <= free:
+        return
+    longest = wanted.longest_context(free, limit)
+    shorter = f"--context {longest} fits" if longest else "no context is short enough"
+    raise DoesNotFit(
+        f"{what} needs {_mb(wanted.total)} (weights {_mb(wanted.weights)}, keys and values "
+        f"{_mb(wanted.kv)} for {wanted.context} tokens, runtime and scratch "
+        f"{_mb(wanted.runtime + wanted.scratch)}) and {_mb(free)} are free: {shorter}, a smaller --quant at "
+        "export takes less, --force loads it all the same"
+    )
+
+
+def give_back() -> None:
+    """Return what loading has freed to the system, where the C library keeps it otherwise (glibc).
+
+    Parsing the tokenizer of a Qwen leaves 115 MB.
+    """
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # musl has none
+        if trim:
+            trim(0)
+
+
+def _packed(manifest: Manifest, graph: GraphFacts, architecture: str) -> int:
+    """Bytes of all matrices that are multiplied by; an untied embedding is only looked up, in the file."""
+    model, quantization = manifest.model, manifest.quantization
+    looked_up = 0 if model.tied_embeddings else model.vocab_size * model.hidden_size
+    weights = model.parameters - looked_up
+    if graph.form == "rows8":
+        return weights
+    stored = int(weights * _bits(quantization) / 8)
+    if graph.form == "fp32":
+        return stored
+    block, bits = _block(quantization), 8 if graph.form == "blocks8" else 4
+    return stored + weights // block * (PACKED_BLOCK[architecture, bits] - STORED_SCALE)
+
+
+def _block(quantization: Quantization) -> int:
+    sizes = quantization.block_size.values()
+    return min(sizes) if sizes else 64
+
+
+def _bits(quantization: Quantization) -> float:
+    return 32.0 if quantization.scheme == "fp32" else quantization.bits_per_weight
+
+
+def _table_bits(quantization: Quantization) -> float:
+    """The largest matrix is the head; a 4-bit bundle may have 8 for it."""
+    if {"head", "embedding"} & quantization.exceptions.keys():
+        return 8 + 8 * STORED_SCALE / _block(quantization)
+    return _bits(quantization)
+
+
+def _scratch(model: ModelFacts, chunk: int) -> int:
+    """Activations of a prefill chunk: of the MLP, of attention, of the residual stream; and the logits."""
+    qkv = (model.num_heads + 2 * model.num_kv_heads) * model.head_dim
+    wide = 3 * model.intermediate_size + 2 * qkv + 4 * model.hidden_size
+    return 4 * (chunk * wide + 2 * model.vocab_size)
+
+
+def _mb(size: int) -> str:
+    return f"{size / 1e6:,.0f} MB"
