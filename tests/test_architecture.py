@@ -29,6 +29,7 @@ LAYERS = [
     {"answer", "decoder", "prompts", "stops"},
     {"cache", "fidelity", "sampler", "tokenizer", "template"},
     {"session"},
+    {"providers"},
     {"bundle", "devices", "final", "home", "saving"},
     {"errors"},
 ]
