@@ -6,18 +6,27 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check --quiet
 
-.PHONY: chat test test-parity check bench clean
+.PHONY: chat test test-parity test-webgpu check bench clean
 
 chat: $(VENV)/export.stamp
 	@$(BIN)/edgert pull smollm2-135m-instruct > /dev/null
 	@$(BIN)/edgert chat
 
 test: $(VENV)/test.stamp
-	$(BIN)/python -m pytest -m "not parity"
+	$(BIN)/python -m pytest -m "not parity and not webgpu"
 
 # The NumPy reference of the tests against transformers: heavy, needs torch.
 test-parity: $(VENV)/parity.stamp
 	$(BIN)/python -m pytest tests/test_transformers.py
+
+# The WebGPU plugin without a GPU: Debian's chromium brings SwiftShader, a Vulkan driver in software.
+SWIFTSHADER := /usr/lib/chromium/vk_swiftshader_icd.json
+AS_ROOT := $(if $(filter-out 0,$(shell id -u)),sudo -n)
+test-webgpu: $(VENV)/test.stamp $(VENV)/webgpu.stamp
+	@{ test -f $(SWIFTSHADER) && /sbin/ldconfig -p | grep -q 'libvulkan\.so\.1 '; } \
+	|| { $(AS_ROOT) apt-get -qq update && $(AS_ROOT) apt-get -qq -y --no-install-recommends install chromium libvulkan1; } \
+	|| { echo "test-webgpu needs SwiftShader, for which it can't be root here: apt install chromium libvulkan1"; exit 1; }
+	$(BIN)/python -m pytest -m "webgpu and not student"
 
 # mypy doesn't follow editable installs: it checks a copy installed beside.
 check: $(VENV)/test.stamp $(VENV)/check.stamp

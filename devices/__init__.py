@@ -13,7 +13,7 @@ from pathlib import Path
 from edgert.errors import DeviceError
 
 from .hardware import Hardware, Threads, here, memory_available, physical_threads
-from .profile import BLOCK_SIZES, MATRICES, DeviceProfile, MatMulForm, Memory, parse
+from .profile import BLOCK_SIZES, MATRICES, DeviceProfile, MatMulForm, Memory, Provider, parse
 
 __all__ = [
     "BLOCK_SIZES",
@@ -24,6 +24,7 @@ __all__ = [
     "Hardware",
     "MatMulForm",
     "Memory",
+    "Provider",
     "Threads",
     "choose",
     "detect",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from edgert.errors import DeviceError
@@ -45,6 +45,14 @@ class Memory:
 
 
 @dataclass(frozen=True)
+class Provider:
+    """The execution provider of onnxruntime that computes, and options by the provider's own keys."""
+
+    name: str
+    options: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class DeviceProfile:
     """One kind of machine.
 
@@ -65,7 +73,7 @@ class DeviceProfile:
     prefill_chunk: int
     prepare: bool
     memory: Memory
-    provider: str
+    provider: Provider
     slower: Mapping[str, float]
     int8: MatMulForm
     int4: MatMulForm
@@ -112,7 +120,7 @@ def _profile(table: Mapping[str, Any]) -> DeviceProfile:
         prefill_chunk=int(table["prefill_chunk"]),
         prepare=bool(table["prepare"]),
         memory=_memory(table["memory"]),
-        provider=table["provider"]["name"],
+        provider=_provider(table["provider"]),
         slower=_slower(table["slower"]),
         int8=_matmul_form(table["int8"], "int8"),
         int4=_matmul_form(table["int4"], "int4"),
@@ -122,6 +130,14 @@ def _profile(table: Mapping[str, Any]) -> DeviceProfile:
 def _memory(table: Mapping[str, Any]) -> Memory:
     """Given in MiB, as boards are sold."""
     return Memory(tuple(int(size) << 20 for size in table["sizes"]), int(table["system"]) << 20)
+
+
+def _provider(table: Mapping[str, Any]) -> Provider:
+    options = table.get("options", {})
+    for key, value in options.items():
+        if not isinstance(value, str):
+            raise ValueError(f"provider.options.{key} must be a text in quotes, not {value!r}")
+    return Provider(table["name"], options)
 
 
 def _slower(table: Mapping[str, Any]) -> dict[str, float]:

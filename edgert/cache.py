@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from edgert.bundle import ModelFacts
-from edgert.session import OrtValue, share, zeros
+from edgert.session import OrtValue, host_buffer
 
 DTYPES: dict[str, type[np.generic]] = {"fp32": np.float32, "int8": np.int8}
 
@@ -15,18 +15,25 @@ DTYPES: dict[str, type[np.generic]] = {"fp32": np.float32, "int8": np.int8}
 class KVCache:
     """Buffers (1, num_kv_heads, capacity, head_dim) a layer and kind, and the tokens they hold.
 
-    `kv` is what they are stored as; for int8 the graph knows the scales.
+    `kv` is what they are stored as; for int8 the graph knows the scales. `buffer` makes them where the
+    session computes (`Session.buffer`).
 
     Attention never looks past the sequence length it is told, so rewinding is forgetting tokens: what
     lies behind them in the buffers is overwritten by what comes next.
     """
 
-    def __init__(self, facts: ModelFacts, capacity: int, kv: str = "fp32") -> None:
+    def __init__(
+        self,
+        facts: ModelFacts,
+        capacity: int,
+        kv: str = "fp32",
+        buffer: Callable[[tuple[int, ...], type[np.generic]], OrtValue] = host_buffer,
+    ) -> None:
         self.capacity = capacity
         self.tokens: list[int] = []
         shape = (1, facts.num_kv_heads, capacity, facts.head_dim)
         kinds = [f"{layer}.{kind}" for layer in range(facts.num_layers) for kind in ("key", "value")]
-        self._buffers = {kind: share(zeros(shape, DTYPES[kv])) for kind in kinds}
+        self._buffers = {kind: buffer(shape, DTYPES[kv]) for kind in kinds}
 
     def __len__(self) -> int:
         return len(self.tokens)

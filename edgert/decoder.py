@@ -21,7 +21,7 @@ class Decoder:
     def __init__(
         self, session: Session, facts: ModelFacts, context: int, chunk: int, kv: str = "fp32"
     ) -> None:
-        self.cache = KVCache(facts, context, kv)
+        self.cache = KVCache(facts, context, kv, session.buffer)
         self._session = session
         self._chunk = chunk
         self._vocab = facts.vocab_size
@@ -61,7 +61,7 @@ class Decoder:
         self.cache.rewind(self.reusable(tokens))
         for chunk in self._chunks(tokens[len(self.cache) :]):
             self._wanted[0] = len(chunk) - 1
-            self._chunked.bind_ortvalue_input("input_ids", share(np.array([chunk], np.int64)))
+            self._chunked.read("input_ids", share(np.array([chunk], np.int64)))
             self._run(self._chunked, chunk)
         return self._last()
 

@@ -65,7 +65,7 @@ def plan(
 ) -> MemoryPlan:
     """What a graph of a bundle takes on a device."""
     model, table = manifest.model, manifest.model.vocab_size * manifest.model.hidden_size
-    architecture = "x86_64" if "x86_64" in profile.processor else "arm64"
+    architecture = "arm64" if set(profile.processor) == {"arm64"} else "x86_64"
     packed = _packed(manifest, graph, architecture)
     # Whole products turn each matrix around before they pack it, and the largest is kept to work in.
     turned = table if graph.form == "rows8" else 0

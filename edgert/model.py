@@ -10,14 +10,14 @@ from numbers import Integral
 from pathlib import Path
 from typing import Any, SupportsInt, TypeAlias, TypedDict, Unpack
 
-from edgert import devices, memory, prepared
+from edgert import devices, memory, prepared, providers
 from edgert.answer import Chunk, Reply, Stopwatch, join
 from edgert.bundle import CHAT_TEMPLATE, Bundle, open_bundle
 from edgert.decoder import Decoder, Logits
 from edgert.errors import EdgertWarning, Overtaken, PromptTooLong, UsageError
 from edgert.home import find_bundle
 from edgert.sampler import Sampler, Sampling
-from edgert.session import CPU, Session
+from edgert.session import Session
 from edgert.stops import StopMatcher, check_stops
 from edgert.template import ChatTemplate, Message
 from edgert.tokenizer import TokenStream, open_tokenizer
@@ -81,10 +81,12 @@ class Model:
         self.tokenizer = open_tokenizer(bundle)
         self.template = _open_template(bundle)
         self.sampling = _default_sampling(bundle)
+        kinds = providers.kv_kinds(profile.provider.name)
+        kv = kv or (kinds[0] if len(kinds) == 1 else None)  # what the provider can, if it has no choice
         graph = bundle.graph(kv, profile.kv, profile.slower)
         _warn_if_slow(bundle, graph, profile)
         self.kv = bundle.manifest.graphs[graph].kv
-        copy = prepared.current(bundle, graph) if profile.provider == CPU else None
+        copy = prepared.current(bundle, graph) if profile.provider.name == providers.CPU else None
         if not force:
             plan = memory.plan(
                 bundle.manifest, bundle.manifest.graphs[graph], profile, context, prepared=copy is not None

@@ -2,31 +2,23 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-# The official wheels report telemetry unless this is set before their first import.
-os.environ["ORT_DISABLE_TELEMETRY"] = "1"
-import onnxruntime as ort
-
-from edgert import devices
+from edgert import devices, providers
 from edgert.bundle import Bundle
 from edgert.errors import BundleError, DeviceError
-
-ort.disable_telemetry_events()  # somebody may have imported onnxruntime before us
+from edgert.providers import ort
 
 VERSION: str = ort.__version__
 InferenceSession: TypeAlias = ort.InferenceSession
 OrtValue: TypeAlias = ort.OrtValue
-Binding: TypeAlias = ort.IOBinding
 
 SEVERITY_ERROR = 3
-CPU = "CPUExecutionProvider"
 
 
 class Session:
@@ -43,34 +35,73 @@ class Session:
         graph: str | None = None,
         packed: Path | None = None,
     ) -> None:
-        path = packed or bundle.path(graph or bundle.graph())
+        graph = graph or bundle.graph()
+        path = packed or bundle.path(graph)
         self.threads = profile.threads or devices.physical_threads().count
-        if profile.provider not in ort.get_available_providers():
+        self._memory = providers.memory(profile.provider.name)
+        self._copies = profile.provider.name != providers.CPU
+        kinds = providers.kv_kinds(profile.provider.name)
+        if bundle.manifest.graphs[graph].kv not in kinds:
             raise DeviceError(
-                f"device '{profile.name}' needs {profile.provider}, which this onnxruntime lacks"
+                f"device '{profile.name}' caches keys and values in {kinds[0]} only: --kv {kinds[0]}"
             )
         options = session_options(self.threads, profile.spin)
         if packed:  # it was optimized before it was saved
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         try:
-            self._session = ort.InferenceSession(str(path), options, providers=[profile.provider])
+            self._session = providers.open_session(str(path), options, profile.provider)
+        except DeviceError as error:
+            raise DeviceError(f"device '{profile.name}' needs {profile.provider.name}: {error}") from error
         except Exception as error:
             raise BundleError(f"{path}: onnxruntime can't load it: {error}") from error
 
-    def bind(self, inputs: dict[str, OrtValue], outputs: dict[str, OrtValue]) -> Binding:
-        """A binding of named values; buffers given here are read and written in place at each run."""
-        binding = self._session.io_binding()
+    def buffer(self, shape: Iterable[int], dtype: type[np.generic]) -> OrtValue:
+        """Memory where the session computes: runs read and write it there and copy nothing."""
+        if self._memory == "cpu":
+            return host_buffer(shape, dtype)
+        return self._session.create_ortvalue_from_shape_and_type(list(shape), dtype, self._memory)
+
+    def bind(self, inputs: Mapping[str, OrtValue], outputs: Mapping[str, OrtValue]) -> Binding:
+        """A binding of named values, to run as often as wanted."""
+        binding = Binding(self._session.io_binding(), self._copies)
         try:
             for name, value in inputs.items():
-                binding.bind_ortvalue_input(name, value)
+                binding.read(name, value)
             for name, value in outputs.items():
-                binding.bind_ortvalue_output(name, value)
+                binding.write(name, value)
         except RuntimeError as error:
             raise BundleError(f"graph and manifest disagree: {str(error).splitlines()[0]}") from error
         return binding
 
     def run(self, binding: Binding) -> None:
-        self._session.run_with_iobinding(binding)
+        self._session.run_with_iobinding(binding.current())
+
+
+class Binding:
+    """Named values that runs read and write where they are. A provider that `copies` gets what it wants of
+    the processor's memory before each run.
+    """
+
+    def __init__(self, binding: ort.IOBinding, copies: bool) -> None:
+        self._binding = binding
+        self._copies = copies
+        self._host: dict[str, OrtValue] = {}
+
+    def read(self, name: str, value: OrtValue) -> None:
+        """Take an input from a value, now and at later runs."""
+        self._binding.bind_ortvalue_input(name, value)
+        if self._copies and value.device_name() == "cpu":
+            self._host[name] = value
+
+    def write(self, name: str, value: OrtValue) -> None:
+        """Put an output into a value."""
+        self._binding.bind_ortvalue_output(name, value)
+
+    def current(self) -> ort.IOBinding:
+        """With inputs as they are now: onnxruntime copies for a provider when it binds, not when it runs."""
+        for name, value in self._host.items():
+            self._binding.bind_ortvalue_input(name, value)
+        return self._binding
 
 
 def pack(bundle: Bundle, graph: str, target: Path) -> None:
@@ -87,7 +118,7 @@ def pack(bundle: Bundle, graph: str, target: Path) -> None:
     for key, value in entries.items():
         options.add_session_config_entry(key, value)
     try:
-        ort.InferenceSession(str(bundle.path(graph)), options, providers=[CPU])
+        ort.InferenceSession(str(bundle.path(graph)), options, providers=[providers.CPU])
     except Exception as error:
         reason = str(error).splitlines()[0]
         raise BundleError(f"{bundle.path(graph)}: onnxruntime can't pack it: {reason}") from error
@@ -101,6 +132,11 @@ def share(array: npt.NDArray[Any]) -> OrtValue:
 def zeros(shape: Iterable[int], dtype: type[np.generic]) -> npt.NDArray[Any]:
     """Zeroed memory that the system commits page by page as it is first written."""
     return np.zeros(tuple(shape), dtype)
+
+
+def host_buffer(shape: Iterable[int], dtype: type[np.generic]) -> OrtValue:
+    """Zeroed memory of the processor."""
+    return share(zeros(shape, dtype))
 
 
 def session_options(threads: int, spin: bool) -> ort.SessionOptions:

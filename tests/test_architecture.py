@@ -30,6 +30,7 @@ LAYERS = [
     {"answer", "decoder", "memory", "prompts", "stops"},
     {"cache", "fidelity", "sampler", "tokenizer", "template"},
     {"session"},
+    {"providers"},
     {"bundle", "devices", "final", "home", "saving"},
     {"errors"},
 ]
