@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 import threading
-import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from numbers import Integral
 from pathlib import Path
 from typing import Any, SupportsInt, TypeAlias, TypedDict, Unpack
 
-from edgert import devices, memory, prepared, providers
+from edgert import devices, memory
 from edgert.answer import Chunk, Reply, Stopwatch, join
 from edgert.bundle import CHAT_TEMPLATE, Bundle, open_bundle
-from edgert.decoder import Decoder, Logits
-from edgert.errors import EdgertWarning, Overtaken, PromptTooLong, UsageError
+from edgert.decoder import Logits
+from edgert.engine import start
+from edgert.errors import Overtaken, PromptTooLong, UsageError
 from edgert.home import find_bundle
 from edgert.sampler import Sampler, Sampling
-from edgert.session import Session
 from edgert.stops import StopMatcher, check_stops
 from edgert.template import ChatTemplate, Message
 from edgert.tokenizer import TokenStream, open_tokenizer
-
-SLOW = 1.5  # times the time of the device's own form: worth a line
 
 # A user's question, a conversation, or exact token ids that no template touches.
 Prompt: TypeAlias = str | Sequence[Message] | Sequence[int]
@@ -71,30 +68,16 @@ class Model:
         *,
         force: bool = False,
     ) -> None:
-        facts = bundle.manifest.model
-        context = min(profile.context, facts.context) if context is None else context
-        if not 1 <= context <= facts.context:
-            raise UsageError(f"context must be between 1 and the bundle's {facts.context}, not {context}")
+        engine = start(bundle, profile, context, kv, force=force)
         self.bundle = bundle
-        self.profile = profile
-        self.context = context
+        self.profile = engine.profile
+        self.context = engine.decoder.cache.capacity
+        self.kv = bundle.manifest.graphs[engine.graph].kv
+        self.threads = engine.threads
         self.tokenizer = open_tokenizer(bundle)
         self.template = _open_template(bundle)
         self.sampling = _default_sampling(bundle)
-        kinds = providers.kv_kinds(profile.provider.name)
-        kv = kv or (kinds[0] if len(kinds) == 1 else None)  # what the provider can, if it has no choice
-        graph = bundle.graph(kv, profile.kv, profile.slower)
-        _warn_if_slow(bundle, graph, profile)
-        self.kv = bundle.manifest.graphs[graph].kv
-        copy = prepared.current(bundle, graph) if profile.provider.name == providers.CPU else None
-        if not force:
-            plan = memory.plan(
-                bundle.manifest, bundle.manifest.graphs[graph], profile, context, prepared=copy is not None
-            )
-            memory.check_fits(plan, facts.context, str(bundle.folder))
-        session = Session(bundle, profile, graph, copy.path if copy else None)
-        self.threads = session.threads
-        self._decoder = Decoder(session, facts, context, profile.prefill_chunk, self.kv)
+        self._decoder = engine.decoder
         memory.give_back()
         self._streams = 0
         self._lock = threading.Lock()
@@ -216,19 +199,6 @@ def load(
     """
     profile = devices.load(device) if device else devices.detect().profile
     return Model(open_bundle(find_bundle(str(path))), profile, context, kv, force=force)
-
-
-def _warn_if_slow(bundle: Bundle, graph: str, profile: devices.DeviceProfile) -> None:
-    """Say what it costs that a bundle was made for something else, and the command that helps."""
-    facts = bundle.manifest.graphs[graph]
-    cost = profile.cost(facts.form)
-    if facts.form != "fp32" and cost > SLOW:
-        warnings.warn(
-            f"{bundle.folder} was made for {', '.join(facts.devices)}: on {profile.name} a token takes about "
-            f"{cost:.0f} times as long as after `edgert export CHECKPOINT BUNDLE --device {profile.name}`",
-            EdgertWarning,
-            stacklevel=4,
-        )
 
 
 def _open_template(bundle: Bundle) -> ChatTemplate | None:

@@ -12,27 +12,19 @@ import os
 import shutil
 import tempfile
 import warnings
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from edgert import devices
 from edgert.bundle import DATA, GENAI_GRAPH, MACHINE, REPLACED, Bundle
 from edgert.decoder import Decoder
 from edgert.errors import BundleError, EdgertWarning
+from edgert.machine import Note
 from edgert.saving import save_text
-from edgert.session import VERSION, Session, pack
+from edgert.session import Session, pack
 
 SAMPLE = range(1, 13)  # token ids whose logits must be equal before and after, bit for bit
-
-
-@dataclass(frozen=True)
-class Stamp:
-    """What a copy is tied to: the graph and weights it was made of, and who can run it."""
-
-    graph: str
-    weights: str
-    onnxruntime: str
-    processor: str
+MORE = 2.2  # times the weights: ONNX Runtime keeps them plain, too, and reads both while loading
 
 
 @dataclass(frozen=True)
@@ -51,12 +43,13 @@ class Prepared:
         return self.path.with_name(f"{self.graph}.data")
 
     @property
-    def stamp(self) -> Path:
-        return self.path.with_suffix(".json")
+    def note(self) -> Note:
+        """What the copy is tied to; without it nothing reads the copy."""
+        return Note(self.bundle, f"prepared-{self.path.stem}")
 
     @property
     def exists(self) -> bool:
-        return self.stamp.exists()
+        return self.note.path.exists()
 
     @property
     def usable(self) -> bool:
@@ -67,22 +60,18 @@ class Prepared:
         """Bytes that it takes on disk."""
         return self.data.stat().st_size
 
+    @property
+    def needed(self) -> int:
+        """About the bytes that it will take on disk."""
+        return int(MORE * self.bundle.manifest.files[DATA].size)
+
     def outdated(self) -> str:
         """Why the copy can't be used, in words; empty if it can."""
-        try:
-            made = json.loads(self.stamp.read_text("utf-8"))
-        except (OSError, ValueError):
-            return "its stamp can't be read"
-        for name, wanted in asdict(self._wanted()).items():
-            if made.get(name) != wanted:
-                return f"it was made for another {name}: {made.get(name)}, not {wanted}"
-        if not (self.path.exists() and self.data.exists()):
-            return "files are missing"
-        return ""
-
-    def needed(self) -> int:
-        """About the bytes that it takes on disk: ONNX Runtime keeps the weights, and once more as packed."""
-        return int(2.2 * self.bundle.manifest.files[DATA].size)
+        note = self.note.read()
+        if note is None:
+            return self.note.outdated()
+        sizes = {path.name: path.stat().st_size for path in (self.path, self.data) if path.exists()}
+        return "" if note.get("sizes") == sizes else "its files are missing or cut short"
 
     def make(self) -> None:
         """Write the copy aside, make sure that it computes the same, put it in place.
@@ -91,20 +80,20 @@ class Prepared:
         """
         if DATA in self.bundle.replaced:
             raise BundleError(
-                f"{self.bundle.folder}: {self.outdated()}, and its own weights were removed by --replace; "
-                "export or pull it again"
+                f"{self.bundle.folder}: the prepared copy can't be used, {self.outdated()}, and the weights it "
+                "was made of were removed by --replace: export or pull it again"
             )
         folder = self.bundle.path(MACHINE)
         folder.mkdir(exist_ok=True)
         free = shutil.disk_usage(folder).free
-        if free < self.needed():
-            raise BundleError(
-                f"{folder}: preparing needs {self.needed() / 1e6:,.0f} MB on disk, {free / 1e6:,.0f} are free"
-            )
+        if free < self.needed:
+            needed = f"{self.needed / 1e6:,.0f} MB on disk"
+            raise BundleError(f"{folder}: preparing needs {needed}, {free / 1e6:,.0f} are free")
         with tempfile.TemporaryDirectory(prefix=".", dir=folder) as aside:
             copy = Path(aside) / self.graph
             pack(self.bundle, self.graph, copy)
-            self._check(copy)
+            if _logits(self.bundle, self.graph, copy) != _logits(self.bundle, self.graph, None):
+                raise BundleError(f"{folder}: the packed copy computes something else; it was not kept")
             self._place(copy)
 
     def replace_original(self) -> None:
@@ -117,28 +106,16 @@ class Prepared:
             with contextlib.suppress(FileNotFoundError):
                 self.bundle.path(name).unlink()
 
-    def _wanted(self) -> Stamp:
-        files, hardware = self.bundle.manifest.files, devices.here()
-        features = " ".join(sorted(hardware.features))
-        return Stamp(
-            files[self.graph].sha256, files[DATA].sha256, VERSION, f"{hardware.processor} {features}".strip()
-        )
-
-    def _check(self, copy: Path) -> None:
-        original, packed = (_logits(self.bundle, self.graph, path) for path in (None, copy))
-        if original != packed:
-            raise BundleError(
-                f"{self.bundle.folder}: the packed copy computes something else; it was not kept"
-            )
-
     def _place(self, copy: Path) -> None:
-        """The stamp goes first and comes last: without it nothing reads the copy."""
-        self.stamp.unlink(missing_ok=True)
-        for made, place in ((copy.with_name(f"{copy.name}.data"), self.data), (copy, self.path)):
+        """The note goes first and comes last."""
+        self.note.path.unlink(missing_ok=True)
+        sizes = {}
+        for made, place in ((copy, self.path), (copy.with_name(f"{copy.name}.data"), self.data)):
             with made.open("rb+") as file:
                 os.fsync(file.fileno())
             made.replace(place)
-        save_text(self.stamp, json.dumps(asdict(self._wanted()), indent=2) + "\n")
+            sizes[place.name] = place.stat().st_size
+        self.note.write({"sizes": sizes})
 
 
 def current(bundle: Bundle, graph: str) -> Prepared | None:
@@ -147,7 +124,7 @@ def current(bundle: Bundle, graph: str) -> Prepared | None:
     if not copy.exists:
         return None
     if reason := copy.outdated():
-        warnings.warn(f"the prepared copy is made again: {reason}", EdgertWarning, stacklevel=4)
+        warnings.warn(f"the prepared copy is made again: {reason}", EdgertWarning, stacklevel=5)
         copy.make()
     return copy
 
@@ -158,4 +135,5 @@ def _logits(bundle: Bundle, graph: str, packed: Path | None) -> bytes:
     tokens = [token % facts.vocab_size for token in SAMPLE][: facts.context - 1] or [0]
     session = Session(bundle, devices.load(devices.DEFAULT), graph, packed)
     decoder = Decoder(session, facts, facts.context, len(SAMPLE), bundle.manifest.graphs[graph].kv)
-    return decoder.logits(tokens).tobytes() + decoder.decode(tokens[0]).tobytes()
+    read = decoder.logits(tokens).tobytes()
+    return read + decoder.decode(tokens[0]).tobytes() if len(tokens) < facts.context else read

@@ -14,7 +14,6 @@ from edgert.bundle import Bundle
 from edgert.errors import BundleError, DeviceError
 from edgert.providers import ort
 
-VERSION: str = ort.__version__
 InferenceSession: TypeAlias = ort.InferenceSession
 OrtValue: TypeAlias = ort.OrtValue
 
@@ -53,7 +52,8 @@ class Session:
         except DeviceError as error:
             raise DeviceError(f"device '{profile.name}' needs {profile.provider.name}: {error}") from error
         except Exception as error:
-            raise BundleError(f"{path}: onnxruntime can't load it: {error}") from error
+            again = f"; remove {path.parent} and run `edgert prepare` again" if packed else ""
+            raise BundleError(f"{path}: onnxruntime can't load it: {error}{again}") from error
 
     def buffer(self, shape: Iterable[int], dtype: type[np.generic]) -> OrtValue:
         """Memory where the session computes: runs read and write it there and copy nothing."""

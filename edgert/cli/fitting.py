@@ -78,8 +78,9 @@ def _fit(
 ) -> tuple[Manifest, DeviceProfile, MemoryPlan]:
     from edgert import memory
     from edgert.bundle import Bundle
+    from edgert.engine import choose_graph
 
-    graph = Bundle(Path(manifest.name), manifest).graph(kv, profile.kv, profile.slower)
+    graph = choose_graph(Bundle(Path(manifest.name), manifest), profile, kv)
     context = min(context or profile.context, manifest.model.context)
     return manifest, profile, memory.plan(manifest, manifest.graphs[graph], profile, context)
 
@@ -144,15 +145,15 @@ def prepare(*, bundle: str | None, kv: str | None, replace: bool) -> None:
     """
     from edgert import devices
     from edgert.bundle import open_bundle
+    from edgert.engine import choose_graph
     from edgert.prepared import Prepared
 
     opened = open_bundle(home.find_bundle(bundle) if bundle else default_bundle())
-    profile = devices.detect().profile
-    copy = Prepared(opened, opened.graph(kv, profile.kv, profile.slower))
+    copy = Prepared(opened, choose_graph(opened, devices.detect().profile, kv))
     if copy.usable:
         click.echo(f"{copy.path.parent}: prepared already")
     else:
-        click.echo(f"Preparing {opened.folder}: about {copy.needed() / 1e6:,.0f} MB on disk …", err=True)
+        click.echo(f"Preparing {opened.folder}: about {copy.needed / 1e6:,.0f} MB on disk …", err=True)
         copy.make()
         click.echo(f"{copy.path.parent}: {copy.size / 1e6:,.0f} MB, computes the same bit for bit")
     if replace:

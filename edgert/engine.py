@@ -1,0 +1,109 @@
+"""Engine: a bundle at work on a device: which graph, from which copy, on a provider that computes right."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+
+from edgert import devices, golden, memory, prepared, providers
+from edgert.bundle import Bundle
+from edgert.decoder import Decoder
+from edgert.devices import DeviceProfile
+from edgert.errors import EdgertWarning, UsageError
+from edgert.machine import Note
+from edgert.session import Session
+
+SLOW = 1.5  # times the time of the device's own form: worth a line
+
+
+@dataclass(frozen=True)
+class Engine:
+    """A decoder and what it runs: the graph, the device that was taken in the end, the threads."""
+
+    decoder: Decoder
+    graph: str
+    profile: DeviceProfile
+    threads: int
+
+
+def start(
+    bundle: Bundle,
+    profile: DeviceProfile,
+    context: int | None = None,
+    kv: str | None = None,
+    *,
+    force: bool = False,
+) -> Engine:
+    """Open a bundle on a device; on the CPU instead, with a warning, where the provider answers wrong.
+
+    `context`, `kv`, `force`: as in `edgert.load`. Raises BundleError, DeviceError, DoesNotFit, UsageError.
+    """
+    facts = bundle.manifest.model
+    length = min(profile.context, facts.context) if context is None else context
+    if not 1 <= length <= facts.context:
+        raise UsageError(f"context must be between 1 and the bundle's {facts.context}, not {length}")
+    engine = _open(bundle, profile, length, kv, force)
+    if _on_cpu(profile) or _answers_right(bundle, engine):
+        return engine
+    return _open(bundle, devices.detect().profile, length, kv, force)
+
+
+def choose_graph(bundle: Bundle, profile: DeviceProfile, kv: str | None) -> str:
+    """The graph to run on a device. Raises UsageError."""
+    kinds = providers.kv_kinds(profile.provider.name)
+    only = kinds[0] if len(kinds) == 1 else None
+    return bundle.graph(kv or only, profile.kv, profile.slower)
+
+
+def _open(bundle: Bundle, profile: DeviceProfile, context: int, kv: str | None, force: bool) -> Engine:
+    graph = choose_graph(bundle, profile, kv)
+    facts = bundle.manifest.graphs[graph]
+    _warn_if_slow(bundle, graph, profile)
+    copy = prepared.current(bundle, graph) if _on_cpu(profile) else None
+    plan = memory.plan(bundle.manifest, facts, profile, context, prepared=copy is not None)
+    if not force:
+        memory.check_fits(plan, bundle.manifest.model.context, str(bundle.folder))
+    session = Session(bundle, profile, graph, copy.path if copy else None)
+    decoder = Decoder(session, bundle.manifest.model, context, profile.prefill_chunk, facts.kv)
+    return Engine(decoder, graph, profile, session.threads)
+
+
+def _on_cpu(profile: DeviceProfile) -> bool:
+    return profile.provider.name == providers.CPU
+
+
+def _answers_right(bundle: Bundle, engine: Engine) -> bool:
+    """Whether a provider predicts what the bundle's golden prompts say; found out once on each machine."""
+    name = engine.profile.provider.name
+    note = Note(bundle, f"checked-{name}-{engine.graph.removesuffix('.onnx')}")
+    found = note.read()
+    if found is None:
+        expected = golden.read(bundle)
+        if not expected:
+            _warn(f"{name} is not checked: {bundle.folder} has no golden prompts (exported with --no-verify)")
+            return True
+        found = {"kl": golden.replay(engine.decoder, expected)}
+        engine.decoder.forget()
+        note.write(found)
+    if found["kl"] <= golden.LIMIT:
+        return True
+    _warn(
+        f"{name} answers wrong here (KL {found['kl']:.2f} from the golden prompts, at most {golden.LIMIT} is "
+        "rounding): using the CPU; `edgert doctor` checks again"
+    )
+    return False
+
+
+def _warn_if_slow(bundle: Bundle, graph: str, profile: DeviceProfile) -> None:
+    """Say what it costs that a bundle was made for something else, and the command that helps."""
+    facts = bundle.manifest.graphs[graph]
+    cost = profile.cost(facts.form)
+    if facts.form != "fp32" and cost > SLOW:
+        _warn(
+            f"{bundle.folder} was made for {', '.join(facts.devices)}: on {profile.name} a token takes about "
+            f"{cost:.0f} times as long as after `edgert export CHECKPOINT BUNDLE --device {profile.name}`"
+        )
+
+
+def _warn(text: str) -> None:
+    warnings.warn(text, EdgertWarning, stacklevel=6)

@@ -1,0 +1,157 @@
+"""Memory plans: predictions against what processes really take, refusals, and `edgert fit`."""
+
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+from click.testing import CliRunner
+
+import edgert
+from edgert import devices, memory
+from edgert.bundle import open_bundle
+from edgert.cli import main
+from edgert.prepared import Prepared
+
+# Loads a bundle, fills its context, prints the most that was ever resident.
+FILL = """
+import re, sys, edgert
+model = edgert.load(sys.argv[1], device=sys.argv[2], context=int(sys.argv[3]))
+model._decoder.prefill([token % 1000 for token in range(int(sys.argv[3]) - 4)])
+model._decoder.decode(1)
+print(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1])
+"""
+linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+
+
+def peak(folder, device, context):
+    command = [sys.executable, "-W", "ignore", "-c", FILL, str(folder), device, str(context)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return int(done.stdout) * 1024
+
+
+def predicted(folder, device, context, **options):
+    manifest = open_bundle(folder).manifest
+    profile = devices.load(device)
+    graph = manifest.graphs[open_bundle(folder).graph(None, profile.kv, profile.slower)]
+    return memory.plan(manifest, graph, profile, context, **options).peak
+
+
+@linux
+@pytest.mark.student
+@pytest.mark.parametrize("context", [128, 2048])
+def test_the_prediction_is_near_the_measured_peak(student, context):
+    assert predicted(student, "laptop-cpu", context) == pytest.approx(
+        peak(student, "laptop-cpu", context), rel=0.15
+    )
+
+
+@linux
+@pytest.mark.student
+def test_and_so_it_is_for_other_forms(student, tmp_path):
+    """4 bits, 8-bit keys and values; whole rows; a prepared copy."""
+    from edgert.export import ExportOptions, export
+
+    checkpoint = next((student.parent.parent / "checkpoints" / student.name).glob("*.gguf"))
+    quick = {"calibrate": False, "verify": False}
+    export(checkpoint, tmp_path / "int4", ExportOptions(quant="int4", kv="int8", **quick))
+    export(checkpoint, tmp_path / "rows", ExportOptions(devices=("raspberry-pi-4",), **quick))
+    for name, device in (("int4", "laptop-cpu"), ("rows", "raspberry-pi-4")):
+        measured = peak(tmp_path / name, device, 1024)
+        assert predicted(tmp_path / name, device, 1024) == pytest.approx(measured, rel=0.15), name
+    bundle = open_bundle(tmp_path / "int4")
+    Prepared(bundle, bundle.graph()).make()
+    measured = peak(bundle.folder, "laptop-cpu", 1024)
+    assert predicted(bundle.folder, "laptop-cpu", 1024, prepared=True) == pytest.approx(measured, rel=0.15)
+
+
+def plan(context=1000):
+    return memory.MemoryPlan(context, 100, 500, kv_per_token=2, scratch=10, loading=700, mapped=False)
+
+
+def test_what_a_plan_adds_up():
+    assert (plan().kv, plan().total, plan().peak, plan(10).peak) == (2000, 2610, 2610, 1300)
+    assert plan().longest_context(710, 4096) == 50
+    assert plan().longest_context(10**9, 4096) == 4096
+    assert plan().longest_context(600, 4096) == 0
+
+
+def test_what_does_not_fit_is_refused_with_the_ways_out(bundles, monkeypatch):
+    monkeypatch.setattr(devices, "memory_available", lambda: 120 << 20)
+    monkeypatch.setattr(memory, "RUNTIME", 119 << 20)
+    with pytest.raises(edgert.DoesNotFit) as refused:
+        edgert.load(bundles(), context=64)
+    numbers = r"needs 1\d\d MB \(weights 0 MB, keys and values 0 MB for 64 tokens, .* and 126 MB are free"
+    assert re.search(numbers, str(refused.value))
+    assert all(way in str(refused.value) for way in ("context", "--quant", "--force"))
+    assert edgert.load(bundles(), context=64, force=True).generate([1], max_tokens=1).token_ids
+
+
+def test_a_shorter_context_is_named_and_fits(bundles, monkeypatch):
+    whole = predicted(bundles(), "laptop-cpu", 64)
+    monkeypatch.setattr(devices, "memory_available", lambda: whole - 1)
+    monkeypatch.setattr(memory, "_scratch", lambda model, chunk: 0)
+    plan = memory.MemoryPlan(64, whole - 65, 0, kv_per_token=2, scratch=0, loading=0, mapped=False)
+    with pytest.raises(edgert.DoesNotFit, match="--context 32 fits"):
+        memory.check_fits(plan, 4096, "it")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="limits of address space are POSIX")
+def test_memory_left_is_that_of_the_control_group(monkeypatch, tmp_path):
+    """As inside a container: the group's limit counts, and pages it has only read make room."""
+    from edgert.devices import hardware
+
+    group = tmp_path / "memory" / "mine"
+    group.mkdir(parents=True)
+    (group / "memory.max").write_text("1000000000\n")
+    (group / "memory.current").write_text("700000000\n")
+    (group / "memory.stat").write_text("anon 200000000\ninactive_file 400000000\nactive_file 50000000\n")
+    real = hardware._text
+    files = {"/proc/self/cgroup": "0::/mine\n"}
+    monkeypatch.setattr(
+        hardware,
+        "_text",
+        lambda path: (
+            files.get(str(path)) or real(str(path).replace("/sys/fs/cgroup", str(tmp_path / "memory")))
+        ),
+    )
+    assert devices.hardware.memory_available() == 1000000000 - 250000000
+    assert devices.hardware.memory_total() == 1000000000
+
+
+def fit(*arguments):
+    result = CliRunner().invoke(main, ["fit", *map(str, arguments)])
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def test_fit_shows_bundles_on_every_board(bundles):
+    screen = fit(bundles(), "--device", "raspberry-pi-4", "--device", "raspberry-pi-zero-2-w")
+    assert "2048 MiB" in screen and "8192 MiB" in screen and "512 MiB" in screen
+    assert "fits, up to a context of" in screen
+
+
+def test_fit_of_a_checkpoint_is_fit_of_its_bundle(checkpoints, bundles):
+    ours, theirs = (json.loads(fit(source, "--json"))[0] for source in (checkpoints("llama"), bundles()))
+    for name in ("weights", "kv", "runtime", "scratch", "total", "peak"):
+        assert ours[name] == theirs[name]
+
+
+def test_fit_reads_no_weights(checkpoints, tmp_path):
+    """Headers say all: the data of the tensors may be missing."""
+    import shutil
+
+    folder = shutil.copytree(checkpoints("llama"), tmp_path / "c")
+    before = fit(folder, "--device", "raspberry-pi-5", "--json")
+    path = next(folder.glob("*.safetensors"))
+    size = path.stat().st_size
+    header = 8 + int.from_bytes(path.read_bytes()[:8], "little")
+    path.write_bytes(path.read_bytes()[:header] + bytes(size - header))
+    assert fit(folder, "--device", "raspberry-pi-5", "--json") == before
+
+
+def test_fit_names_what_is_too_much(checkpoints, monkeypatch):
+    monkeypatch.setattr(memory, "RUNTIME", 10**9)
+    assert "does not fit: " in fit(checkpoints("llama"), "--device", "raspberry-pi-zero-2-w")

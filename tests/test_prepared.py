@@ -1,0 +1,118 @@
+"""Prepared copies: the same answers; rebuilt when machine or weights change, never used when wrong."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+import edgert
+from edgert import machine
+from edgert.bundle import open_bundle
+from edgert.cli import main
+from edgert.prepared import Prepared
+
+
+@pytest.fixture
+def bundle(bundles, tmp_path):
+    """A copy of a tiny bundle, to be changed."""
+    return open_bundle(shutil.copytree(bundles(), tmp_path / "b"))
+
+
+@pytest.fixture
+def copy(bundle):
+    made = Prepared(bundle, bundle.graph())
+    made.make()
+    return made
+
+
+def test_answers_are_the_same_bit_for_bit(bundle, bundles, copy):
+    ours, original = edgert.load(bundle.folder), edgert.load(bundles())
+    assert np.array_equal(ours.logits(range(40)), original.logits(range(40)))
+    assert (
+        ours.generate([1, 2, 3], max_tokens=20).token_ids
+        == original.generate([1, 2, 3], max_tokens=20).token_ids
+    )
+
+
+def test_the_copy_is_what_runs(bundle, copy, monkeypatch):
+    """Without the bundle's own weights there is nothing else to run."""
+    bundle.path("model.onnx.data").write_bytes(bytes(bundle.manifest.files["model.onnx.data"].size))
+    assert edgert.load(bundle.folder).generate([1, 2, 3], max_tokens=3).token_ids
+
+
+@pytest.mark.parametrize("field", ["weights", "onnxruntime", "processor"])
+def test_a_stale_copy_is_rebuilt_and_never_used(bundle, copy, field):
+    note = json.loads(copy.note.path.read_text())
+    note["of"][field] = "another"
+    copy.note.path.write_text(json.dumps(note))
+    copy.data.write_bytes(b"nonsense")
+    assert not copy.usable and f"of another {field} (another, here" in copy.outdated()
+    with pytest.warns(edgert.EdgertWarning, match=f"is made again: it is of another {field}"):
+        edgert.load(bundle.folder)
+    assert copy.usable
+
+
+def test_a_copy_cut_short_is_noticed(bundle, copy):
+    copy.data.write_bytes(copy.data.read_bytes()[:-1])
+    assert copy.outdated() == "its files are missing or cut short"
+
+
+def test_a_copy_that_computes_something_else_is_not_kept(bundle, monkeypatch):
+    def damaged(bundle, graph, target):
+        real(bundle, graph, target)
+        data = target.with_name(f"{target.name}.data")
+        content = bytearray(data.read_bytes())
+        content[: len(content) // 4] = bytes(len(content) // 4)  # norms, tables
+        data.write_bytes(content)
+
+    from edgert import prepared
+
+    real = prepared.pack
+    monkeypatch.setattr(prepared, "pack", damaged)
+    copy = Prepared(bundle, bundle.graph())
+    with pytest.raises(edgert.BundleError, match="computes something else; it was not kept"):
+        copy.make()
+    assert not copy.exists and not list((bundle.folder / "machine").iterdir())
+
+
+def test_too_little_disk_is_said_with_numbers(bundle, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 9, 1000))
+    with pytest.raises(edgert.BundleError, match="preparing needs 1 MB on disk, 0 are free"):
+        Prepared(bundle, bundle.graph()).make()
+
+
+def test_replacing_keeps_the_bundle_working(bundle, copy):
+    before = edgert.load(bundle.folder).generate([1, 2, 3], max_tokens=9).token_ids
+    copy.replace_original()
+    assert not bundle.path("model.onnx.data").exists() and not bundle.path("genai.onnx").exists()
+    assert edgert.load(bundle.folder).generate([1, 2, 3], max_tokens=9).token_ids == before
+    open_bundle(bundle.folder).check_hashes()
+
+
+def test_a_stale_copy_without_the_original_is_an_error(bundle, copy, monkeypatch):
+    copy.replace_original()
+    monkeypatch.setattr(machine.ort, "__version__", "9.9.9")
+    with pytest.raises(edgert.BundleError, match=r"another onnxruntime .*--replace: export or pull it again"):
+        with pytest.warns(edgert.EdgertWarning):
+            edgert.load(bundle.folder)
+
+
+def test_the_original_is_not_removed_without_a_copy(bundle):
+    with pytest.raises(edgert.BundleError, match="prepare it before"):
+        Prepared(bundle, bundle.graph()).replace_original()
+
+
+def test_the_command_says_what_it_takes(bundle):
+    first = CliRunner().invoke(main, ["prepare", str(bundle.folder)])
+    assert first.exit_code == 0, first.output
+    assert "MB on disk …" in first.stderr and "computes the same bit for bit" in first.stdout
+    again = CliRunner().invoke(main, ["prepare", str(bundle.folder), "--replace"])
+    assert "prepared already" in again.stdout and "that the copy holds, too" in again.stdout
+    assert (
+        CliRunner()
+        .invoke(main, ["generate", str(bundle.folder), "-p", "the fox", "--max-tokens", "2"])
+        .exit_code
+        == 0
+    )
