@@ -12,7 +12,7 @@ from pathlib import Path
 
 from edgert.errors import DeviceError
 
-from .hardware import Hardware, Threads, here, memory_available, physical_threads
+from .hardware import Hardware, Threads, here, memory_available, physical_threads, processors
 from .profile import BLOCK_SIZES, MATRICES, DeviceProfile, MatMulForm, Memory, Provider, parse
 
 __all__ = [
@@ -33,6 +33,7 @@ __all__ = [
     "memory_available",
     "names",
     "physical_threads",
+    "processors",
 ]
 
 DEFAULT = "laptop-cpu"

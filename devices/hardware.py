@@ -108,6 +108,13 @@ def physical_threads() -> Threads:
     return Threads(cores, f"{cores} physical cores of {len(os.sched_getaffinity(0))} processors")
 
 
+def processors() -> int:
+    """How many processors this process may use, hyper-threads included."""
+    if hasattr(os, "sched_getaffinity"):
+        return min(len(os.sched_getaffinity(0)), _linux_cpu_quota() or 1 << 10)
+    return os.cpu_count() or 1
+
+
 def _linux_cpu_quota() -> int | None:
     """Processors a container may use (cgroup v2), rounded up; None if it may use all."""
     try:

@@ -20,6 +20,7 @@ from edgert.sampler import Sampler, Sampling
 from edgert.stops import StopMatcher, check_stops
 from edgert.template import ChatTemplate, Message
 from edgert.tokenizer import TokenStream, open_tokenizer
+from edgert.tuning import tuned_profile
 
 # A user's question, a conversation, or exact token ids that no template touches.
 Prompt: TypeAlias = str | Sequence[Message] | Sequence[int]
@@ -193,12 +194,14 @@ def load(
 ) -> Model:
     """Open a bundle, by folder or by the name it was pulled under.
 
-    `device`: a profile name or a path to a profile's TOML; None detects. `context`: tokens of KV cache;
-    None is the profile's default. `kv`: "int8" or "fp32" keys and values; None is the bundle's own.
+    `device`: a profile name or a path to a profile's TOML; None takes what `edgert tune` found, or detects.
+    `context`: tokens of KV cache; None is the profile's default. `kv`: "int8" or "fp32" keys and values;
+    None is the bundle's own.
     `force`: load what memory does not suffice for. Raises BundleError, DeviceError, DoesNotFit, UsageError.
     """
-    profile = devices.load(device) if device else devices.detect().profile
-    return Model(open_bundle(find_bundle(str(path))), profile, context, kv, force=force)
+    bundle = open_bundle(find_bundle(str(path)))
+    profile = devices.load(device) if device else tuned_profile(bundle)
+    return Model(bundle, profile, context, kv, force=force)
 
 
 def _open_template(bundle: Bundle) -> ChatTemplate | None:

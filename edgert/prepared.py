@@ -80,8 +80,8 @@ class Prepared:
         """
         if DATA in self.bundle.replaced:
             raise BundleError(
-                f"{self.bundle.folder}: the prepared copy can't be used, {self.outdated()}, and the weights it "
-                "was made of were removed by --replace: export or pull it again"
+                f"{self.bundle.folder}: the prepared copy is of no use, {self.outdated()}, and the weights "
+                "it was made of were removed by --replace: export or pull it again"
             )
         folder = self.bundle.path(MACHINE)
         folder.mkdir(exist_ok=True)

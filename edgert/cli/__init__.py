@@ -11,9 +11,10 @@ from edgert import __version__
 from edgert.cli import console
 from edgert.cli.answering import chat, generate
 from edgert.cli.comparing import compare
+from edgert.cli.examining import doctor, list_devices, tune
 from edgert.cli.exporting import export, pull
 from edgert.cli.fitting import fit, prepare
-from edgert.cli.inspecting import info, list_devices
+from edgert.cli.inspecting import info
 
 
 @click.group(cls=console.Group, context_settings={"help_option_names": ["-h", "--help"]})
@@ -30,5 +31,5 @@ def main() -> None:
     console.warn_in_a_line()
 
 
-for command in (chat, generate, compare, export, pull, fit, prepare, info, list_devices):
+for command in (chat, generate, compare, export, pull, fit, prepare, tune, doctor, info, list_devices):
     main.add_command(command)

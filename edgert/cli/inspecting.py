@@ -1,9 +1,7 @@
-"""Commands that show: info, devices."""
+"""The command that shows a bundle: info."""
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import click
@@ -67,25 +65,3 @@ def _kv_sizes(manifest: Manifest) -> str:
     return ", ".join(
         f"{numbers * sizes[facts.kv] / 1e3:.1f} MB in {facts.kv}" for facts in manifest.graphs.values()
     )
-
-
-@click.command(name="devices", short_help="List device profiles and the one detected.")
-@click.option("--json", "as_json", is_flag=True)
-def list_devices(as_json: bool) -> None:
-    """List the device profiles and the one detected on this machine, with the reason."""
-    from edgert import devices
-
-    found = devices.detect()
-    profiles = [devices.load(name) for name in devices.names()]
-    if as_json:
-        table = {
-            "detected": found.profile.name,
-            "reason": found.reason,
-            "profiles": [asdict(p) for p in profiles],
-        }
-        click.echo(json.dumps(table, indent=2))
-        return
-    for profile in profiles:
-        mark = "*" if profile.name == found.profile.name else " "
-        click.echo(f"{mark} {profile.name:20} {profile.title}")
-    click.echo(f"* detected: {found.reason}")

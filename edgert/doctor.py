@@ -1,0 +1,125 @@
+"""Doctor: whether this machine can run a bundle, whether it computes right, and if not, what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from edgert import devices, golden, heat, memory, prepared, providers
+from edgert.bundle import Bundle
+from edgert.decoder import Decoder
+from edgert.devices import DeviceProfile
+from edgert.engine import choose_graph
+from edgert.errors import EdgertError
+from edgert.providers import ort
+from edgert.session import Session
+from edgert.tuning import Tuning
+
+Verdict = Literal["ok", "note", "bad"]
+SELF_TEST = 64  # tokens of context that golden prompts need at most
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing looked at: `bad` keeps the bundle from running or from being right, a `note` does not."""
+
+    subject: str
+    verdict: Verdict
+    text: str
+
+
+def examine(bundle: Bundle | None, profile: DeviceProfile | None = None) -> Iterator[Finding]:
+    """Look at the machine and, if one is given, at a bundle on it; findings as they are made."""
+    found = devices.detect()
+    profile = profile or found.profile
+    yield Finding("machine", "ok", str(found.hardware))
+    yield Finding("device", "ok", f"{found.profile.name}: {found.reason}")
+    yield Finding("onnxruntime", "ok", f"{ort.__version__}, telemetry off")
+    for name in dict.fromkeys((providers.CPU, *providers.PLUGINS, profile.provider.name)):
+        yield _provider(name, wanted=name == profile.provider.name)
+    yield _heat()
+    if bundle is None:
+        yield Finding("memory", "ok", f"{devices.memory_available() / 1e6:,.0f} MB are free")
+        return
+    yield _hashes(bundle)
+    yield _memory(bundle, profile)
+    yield _copy(bundle, profile)
+    yield _tuned(bundle)
+    yield self_test(bundle, profile)
+
+
+def _provider(name: str, *, wanted: bool) -> Finding:
+    reason = providers.why_not(name)
+    if reason is None:
+        return Finding(name, "ok", "usable")
+    return Finding(name, "bad" if wanted else "note", f"not usable: {reason}")
+
+
+def _heat() -> Finding:
+    found = heat.measure()
+    return Finding("heat", "note" if found.slows else "ok", str(found))
+
+
+def _hashes(bundle: Bundle) -> Finding:
+    try:
+        bundle.check_hashes()
+    except EdgertError as error:
+        return Finding("files", "bad", str(error))
+    missing = f"; {len(bundle.replaced)} replaced by the prepared copy" if bundle.replaced else ""
+    return Finding("files", "ok", f"all {len(bundle.present)} have their SHA-256{missing}")
+
+
+def _memory(bundle: Bundle, profile: DeviceProfile) -> Finding:
+    model = bundle.manifest.model
+    graph = choose_graph(bundle, profile, None)
+    context = min(profile.context, model.context)
+    copy = prepared.Prepared(bundle, graph)
+    plan = memory.plan(bundle.manifest, bundle.manifest.graphs[graph], profile, context, prepared=copy.usable)
+    free = f"{devices.memory_available() / 1e6:,.0f} MB are free"
+    try:
+        memory.check_fits(plan, model.context, str(bundle.folder))
+    except EdgertError as error:
+        return Finding("memory", "bad", str(error))
+    return Finding("memory", "ok", f"{plan.total / 1e6:,.0f} MB needed for {context} tokens, {free}")
+
+
+def _copy(bundle: Bundle, profile: DeviceProfile) -> Finding:
+    copy = prepared.Prepared(bundle, choose_graph(bundle, profile, None))
+    if not copy.exists:
+        advised = "recommended on this device" if profile.prepare else "`edgert prepare` makes one"
+        return Finding("prepared copy", "note" if profile.prepare else "ok", f"none, {advised}")
+    reason = copy.outdated()
+    return Finding("prepared copy", "note" if reason else "ok", reason or "fits this machine")
+
+
+def _tuned(bundle: Bundle) -> Finding:
+    tuning = Tuning.read(bundle)
+    return Finding("tuned", "ok", tuning.verdict if tuning else "not yet, `edgert tune` measures")
+
+
+def self_test(bundle: Bundle, profile: DeviceProfile) -> Finding:
+    """Replay the bundle's golden prompts as `profile` would run them."""
+    subject = f"self-test on {profile.provider.name}"
+    try:
+        expected = golden.read(bundle)
+        if not expected:
+            return Finding(subject, "note", "no golden prompts: the bundle was exported with --no-verify")
+        kl = golden.replay(_decoder(bundle, profile), expected)
+    except EdgertError as error:
+        return Finding(subject, "bad", str(error))
+    if kl > golden.LIMIT:
+        where = (
+            "export or pull it again" if profile.provider.name == providers.CPU else "the CPU is used instead"
+        )
+        return Finding(subject, "bad", f"answers wrong: KL {kl:.2f} from the golden prompts; {where}")
+    return Finding(subject, "ok", f"{len(expected)} golden prompts, KL {kl:.5f}")
+
+
+def _decoder(bundle: Bundle, profile: DeviceProfile) -> Decoder:
+    graph = choose_graph(bundle, profile, None)
+    copy = prepared.Prepared(bundle, graph)
+    path = copy.path if profile.provider.name == providers.CPU and copy.usable else None
+    session = Session(bundle, replace(profile, spin=False), graph, path)
+    facts, context = bundle.manifest.model, min(SELF_TEST, bundle.manifest.model.context)
+    return Decoder(session, facts, context, profile.prefill_chunk, bundle.manifest.graphs[graph].kv)

@@ -1,0 +1,166 @@
+"""Tuning: the device, threads and prefill chunk that are quickest for a bundle on this machine."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from edgert import devices, golden, prepared, providers
+from edgert.bundle import Bundle
+from edgert.decoder import Decoder
+from edgert.devices import DeviceProfile
+from edgert.engine import choose_graph
+from edgert.errors import EdgertError
+from edgert.machine import Note
+from edgert.session import Session
+
+NOTE = "tuned"
+PROMPT = 256  # tokens that are read; then
+STEPS = 24  # tokens are decoded
+ROUNDS = 3  # medians are taken of
+CHUNKS = (64, 128, 256, 512)
+CLEAR = 1.03  # times as quick as the profile's own choice: less is noise
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One way to run a bundle; tokens a second of decoding and of prefill, or why it can't be used."""
+
+    device: str
+    threads: int
+    prefill_chunk: int
+    decode: float = 0.0
+    prefill: float = 0.0
+    failure: str = ""
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """All trials on this machine, and the one that won."""
+
+    winner: Trial
+    trials: tuple[Trial, ...]
+
+    @property
+    def verdict(self) -> str:
+        """Who won, and by how much the best of the other devices lost."""
+        best = self.winner
+        others = []
+        for device in dict.fromkeys(trial.device for trial in self.trials if trial.device != best.device):
+            trials = [trial for trial in self.trials if trial.device == device]
+            rival = max(trials, key=lambda trial: trial.decode)
+            slower = 1 - rival.decode / best.decode
+            others.append(f"{device} {rival.failure or f'{slower:.0%} slower than {best.device} here'}")
+        chosen = f"using {best.device}, {best.threads} threads, prefill in chunks of {best.prefill_chunk}"
+        return "; ".join([*others, chosen])
+
+    def profile(self) -> DeviceProfile:
+        """The winner's profile with what was measured. Raises DeviceError."""
+        best = self.winner
+        return replace(devices.load(best.device), threads=best.threads, prefill_chunk=best.prefill_chunk)
+
+    def write(self, bundle: Bundle) -> None:
+        Note(bundle, NOTE).write(asdict(self))
+
+    @staticmethod
+    def read(bundle: Bundle) -> Tuning | None:
+        """What was measured for a bundle on this machine; None if nothing was since anything changed."""
+        table = Note(bundle, NOTE).read()
+        if table is None:
+            return None
+        return Tuning(Trial(**table["winner"]), tuple(Trial(**trial) for trial in table["trials"]))
+
+
+def tune(bundle: Bundle, candidates: Sequence[DeviceProfile], progress: Progress) -> Tuning:
+    """Measure and remember. The first candidate, this machine's own, wins where others don't clearly.
+
+    Threads are chosen by decoding, which is most of an answer; then the chunk by prefill.
+    """
+    own, *others = candidates
+    wanted = [replace(own, threads=threads) for threads in thread_counts(own)] + list(others)
+    total = len(wanted) + len(CHUNKS)
+    trials: list[Trial] = []
+    for profile in wanted:
+        trials.append(try_out(bundle, profile))
+        progress(len(trials), total)
+    best = _best(trials, lambda trial: trial.decode)
+    usual = replace(devices.load(best.device), threads=best.threads)
+    chunks = [best]
+    for chunk in CHUNKS:
+        if chunk != best.prefill_chunk:
+            chunks.append(try_out(bundle, replace(usual, prefill_chunk=chunk)))
+        progress(len(wanted) + len(chunks), total)
+    found = Tuning(_best(chunks, lambda trial: trial.prefill), tuple(trials + chunks[1:]))
+    found.write(bundle)
+    return found
+
+
+def thread_counts(profile: DeviceProfile) -> list[int]:
+    """The profile's own number first, then one less, half of it, and all processors."""
+    usual = profile.threads or devices.physical_threads().count
+    every = devices.processors()
+    return [count for count in dict.fromkeys((usual, usual - 1, usual // 2, every)) if count >= 1]
+
+
+def _best(trials: Sequence[Trial], speed: Callable[[Trial], float]) -> Trial:
+    """The quickest, but the first if nothing beats it clearly."""
+    quickest = max(trials, key=speed)
+    return quickest if speed(quickest) > CLEAR * speed(trials[0]) else trials[0]
+
+
+def try_out(bundle: Bundle, profile: DeviceProfile) -> Trial:
+    """Measure one way; a provider that can't run or answers wrong fails."""
+    try:
+        decoder, threads = _open(bundle, profile)
+        trial = Trial(profile.name, threads, profile.prefill_chunk)
+        expected = golden.read(bundle)
+        kl = golden.replay(decoder, expected) if expected else 0.0
+        if kl > golden.LIMIT:
+            return replace(trial, failure=f"answers wrong here (KL {kl:.2f})")
+        prefill, decode = zip(*_rounds(decoder), strict=True)
+    except EdgertError as error:
+        return Trial(profile.name, profile.threads, profile.prefill_chunk, failure=f"can't be used: {error}")
+    return replace(trial, decode=statistics.median(decode), prefill=statistics.median(prefill))
+
+
+def _open(bundle: Bundle, profile: DeviceProfile) -> tuple[Decoder, int]:
+    graph = choose_graph(bundle, profile, None)
+    cpu = profile.provider.name == providers.CPU
+    copy = prepared.Prepared(bundle, graph)
+    session = Session(bundle, profile, graph, copy.path if cpu and copy.usable else None)
+    facts = bundle.manifest.model
+    context = min(PROMPT + STEPS, facts.context)
+    kv = bundle.manifest.graphs[graph].kv
+    return Decoder(session, facts, context, profile.prefill_chunk, kv), session.threads
+
+
+def _rounds(decoder: Decoder) -> Iterator[tuple[float, float]]:
+    """Tokens a second of prefill and of decoding, after a round that warms up."""
+    steps = min(STEPS, decoder.cache.capacity // 2)
+    prompt = [1 + token % 97 for token in range(decoder.cache.capacity - steps)]
+    for number in range(ROUNDS + 1):
+        decoder.forget()
+        start = time.perf_counter()
+        decoder.prefill(prompt)
+        read = time.perf_counter()
+        for _ in range(steps):
+            decoder.decode(2)
+        done = time.perf_counter()
+        if number:
+            yield len(prompt) / (read - start), steps / (done - read)
+
+
+def tuned_profile(bundle: Bundle) -> DeviceProfile:
+    """What was measured for a bundle here, or this machine's own profile."""
+    tuning = Tuning.read(bundle)
+    return tuning.profile() if tuning else devices.detect().profile
+
+
+def figures(tuning: Tuning) -> list[dict[str, Any]]:
+    """The trials as tables, the winner marked."""
+    return [{**asdict(trial), "chosen": trial == tuning.winner} for trial in tuning.trials]
