@@ -1,0 +1,200 @@
+"""Doctor and the golden prompts: what is damaged, missing or wrong is found; wrong providers are not used."""
+
+import dataclasses
+import json
+import shutil
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+import edgert
+from edgert import devices, doctor, engine, golden, heat, providers
+from edgert.bundle import open_bundle
+from edgert.cli import main
+from edgert.export import ExportOptions, export
+
+SHIPPED = devices.resources.files("edgert.devices").joinpath("laptop-cpu.toml").read_text("utf-8")
+
+
+@pytest.fixture(scope="module")
+def measured(checkpoints, tmp_path_factory):
+    """A tiny bundle with golden prompts."""
+    folder = tmp_path_factory.mktemp("golden") / "b"
+    return export(checkpoints("llama"), folder, ExportOptions())
+
+
+@pytest.fixture
+def bundle(measured, tmp_path):
+    """A copy of it, to be damaged."""
+    return open_bundle(shutil.copytree(measured.folder, tmp_path / "b"))
+
+
+def findings(bundle, profile=None):
+    return {finding.subject: finding for finding in doctor.examine(bundle, profile)}
+
+
+def bad(bundle, profile=None):
+    return {name: found.text for name, found in findings(bundle, profile).items() if found.verdict == "bad"}
+
+
+def test_a_sound_bundle_on_a_sound_machine(bundle):
+    assert bad(bundle) == {}
+    assert "3 golden prompts, KL 0.0" in findings(bundle)["self-test on CPUExecutionProvider"].text
+
+
+def test_golden_prompts_travel_in_the_bundle(measured):
+    found = golden.read(measured)
+    assert len(found) == len(golden.TEXTS)
+    assert all(len(one.tokens) == len(one.ids) <= golden.LONGEST for one in found)
+    assert "golden.json" in measured.manifest.files
+
+
+def test_one_flipped_weight_byte_is_found(bundle):
+    path = bundle.path("model.onnx.data")
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0x40
+    path.write_bytes(content)
+    assert "another SHA-256" in bad(bundle)["files"]
+    result = CliRunner().invoke(main, ["doctor", str(bundle.folder)])
+    assert result.exit_code == 1 and "BAD   files" in result.stdout
+
+
+def test_damaged_weights_fail_the_self_test_too(bundle):
+    """Codes of a third of the file inverted: the model says something else."""
+    path = bundle.path("model.onnx.data")
+    content = np.frombuffer(path.read_bytes(), np.uint8).copy()
+    content[: len(content) // 3] ^= 0xFF
+    path.write_bytes(content.tobytes())
+    assert "self-test on CPUExecutionProvider" in bad(bundle)
+
+
+def test_too_little_memory_is_found(bundle, monkeypatch):
+    monkeypatch.setattr(devices, "memory_available", lambda: 50_000_000)
+    assert "50 MB are free: no context is short enough" in bad(bundle)["memory"]
+
+
+def test_a_missing_vulkan_loader_is_found(bundle, monkeypatch):
+    """Also where the plugin isn't installed: the package is said to be there."""
+    monkeypatch.setattr(providers.importlib.util, "find_spec", lambda name: name.endswith("webgpu") or None)
+    monkeypatch.setattr(providers, "_loads", lambda library: False)
+    monkeypatch.setattr(providers, "_devices", lambda plugin: [])
+    monkeypatch.setattr(providers.sys, "platform", "linux")
+    providers._register.cache_clear()
+    found = bad(bundle, devices.load("integrated-gpu"))
+    assert "the Vulkan loader libvulkan.so.1 is missing: install" in found["WebGpuExecutionProvider"]
+    assert "libvulkan.so.1 is missing" in found["self-test on WebGpuExecutionProvider"]
+
+
+class Broken:
+    """A session that gives every second logit the wrong sign, as a faulty kernel might."""
+
+    def __init__(self, session):
+        self._session = session
+
+    def __getattr__(self, name):
+        return getattr(self._session, name)
+
+    def run_with_iobinding(self, binding):
+        self._session.run_with_iobinding(binding)
+        binding.get_outputs()[0].numpy()[..., ::2] *= -1
+
+
+@pytest.fixture
+def broken(tmp_path, monkeypatch):
+    """A device whose provider computes something else."""
+    path = tmp_path / "broken.toml"
+    path.write_text(
+        SHIPPED.replace('"laptop-cpu"', '"broken"').replace("CPUExecutionProvider", "BrokenProvider")
+    )
+    real = providers.open_session
+
+    def opened(model, options, provider):
+        if provider.name != "BrokenProvider":
+            return real(model, options, provider)
+        return Broken(real(model, options, dataclasses.replace(provider, name=providers.CPU)))
+
+    monkeypatch.setattr(providers, "open_session", opened)
+    return str(path)
+
+
+def test_a_provider_that_answers_wrong_is_not_used(bundle, broken):
+    honest = edgert.load(bundle.folder).generate([1, 2, 3], max_tokens=8).token_ids
+    with pytest.warns(
+        edgert.EdgertWarning, match=r"BrokenProvider answers wrong here \(KL .*: using the CPU"
+    ):
+        model = edgert.load(bundle.folder, device=broken)
+    assert model.profile.name == devices.detect().profile.name
+    assert model.generate([1, 2, 3], max_tokens=8).token_ids == honest
+
+
+def test_the_verdict_is_remembered(bundle, broken, monkeypatch):
+    with pytest.warns(edgert.EdgertWarning):
+        edgert.load(bundle.folder, device=broken)
+    monkeypatch.setattr(golden, "replay", lambda *_: pytest.fail("replayed again"))
+    with pytest.warns(edgert.EdgertWarning, match="using the CPU"):
+        edgert.load(bundle.folder, device=broken)
+
+
+def test_doctor_says_that_it_answers_wrong(bundle, broken):
+    text = bad(bundle, devices.load(broken))["self-test on BrokenProvider"]
+    assert "answers wrong" in text and "the CPU is used instead" in text
+
+
+def test_without_golden_prompts_a_provider_is_used_and_the_user_told(bundles, broken, tmp_path):
+    folder = shutil.copytree(bundles(), tmp_path / "c")
+    with pytest.warns(edgert.EdgertWarning, match="is not checked: .* no golden prompts"):
+        assert edgert.load(folder, device=broken).profile.name == "broken"
+
+
+def test_no_numbers_are_wrong_numbers(measured):
+    started = engine.start(measured, devices.detect().profile)
+
+    class Mute:
+        """A decoder whose logits are not numbers."""
+
+        def __getattr__(self, name):
+            return getattr(started.decoder, name)
+
+        def logits(self, tokens):
+            return np.full((len(tokens), 512), np.nan, np.float32)
+
+    assert golden.replay(Mute(), golden.read(measured)) == float("inf")
+
+
+def test_damaged_golden_prompts_are_named(bundle):
+    bundle.path("golden.json").write_text("[{}]")
+    with pytest.raises(edgert.BundleError, match="golden.json: not valid"):
+        golden.read(bundle)
+
+
+def test_findings_as_json(bundle):
+    result = CliRunner().invoke(main, ["doctor", str(bundle.folder), "--json"])
+    subjects = [finding["subject"] for finding in json.loads(result.stdout)]
+    assert subjects[:3] == ["machine", "device", "onnxruntime"] and "files" in subjects
+
+
+def test_the_machine_alone(monkeypatch):
+    result = CliRunner().invoke(main, ["doctor"])
+    assert result.exit_code == 0 and "MB are free" in result.stdout
+
+
+def test_heat_of_sensors_and_firmware(tmp_path, monkeypatch):
+    for number, text in enumerate(("47300\n", "81200\n", "asleep")):
+        zone = tmp_path / f"thermal_zone{number}"
+        zone.mkdir()
+        (zone / "temp").write_text(text)
+    firmware = tmp_path / "vcgencmd"
+    firmware.write_text("#!/bin/sh\necho throttled=0x50004\n")
+    firmware.chmod(0o755)
+    monkeypatch.setattr(heat, "ZONES", tmp_path)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    found = heat.measure()
+    assert found.celsius == 81.2 and found.slows
+    assert str(found) == "81 °C, throttled now, under-voltage since boot, throttled since boot"
+
+
+def test_no_sensors_are_no_heat(tmp_path, monkeypatch):
+    monkeypatch.setattr(heat, "ZONES", tmp_path)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert str(heat.measure()) == "no sensor is shown" and not heat.measure().slows
