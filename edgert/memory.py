@@ -18,7 +18,6 @@ RUNTIME, TOKENIZER, TOKENIZER_ENTRY = 75 << 20, 6 << 20, 490
 PACKED_BLOCK = {("x86_64", 8): 8, ("x86_64", 4): 8, ("arm64", 8): 12, ("arm64", 4): 4}
 STORED_SCALE = 4
 KV_BYTES = {"fp32": 4, "int8": 1}
-PREPARED = 25 << 20  # what a session over mapped weights still holds itself
 
 
 @dataclass(frozen=True)
@@ -72,7 +71,7 @@ def plan(
     stored = int(table * _table_bits(manifest.quantization) / 8)  # mapped while it is packed
     return MemoryPlan(
         context=context,
-        runtime=RUNTIME + TOKENIZER + TOKENIZER_ENTRY * model.vocab_size + (PREPARED if prepared else 0),
+        runtime=RUNTIME + TOKENIZER + TOKENIZER_ENTRY * model.vocab_size,
         weights=packed,
         kv_per_token=2 * model.num_layers * model.num_kv_heads * model.head_dim * KV_BYTES[graph.kv],
         scratch=_scratch(model, profile.prefill_chunk) + turned,

@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 
+import control_group
 import pytest
 from click.testing import CliRunner
 
@@ -155,3 +156,16 @@ def test_fit_reads_no_weights(checkpoints, tmp_path):
 def test_fit_names_what_is_too_much(checkpoints, monkeypatch):
     monkeypatch.setattr(memory, "RUNTIME", 10**9)
     assert "does not fit: " in fit(checkpoints("llama"), "--device", "raspberry-pi-zero-2-w")
+
+
+@linux
+@pytest.mark.student
+def test_loads_under_a_limit(student):
+    """Within 1 GiB the student answers, within 200 MiB it is refused in one line rather than killed."""
+    if reason := control_group.why_not():
+        pytest.skip(reason)
+    command = [sys.executable, "-m", "edgert", "generate", str(student), "-p", "Hello", "--max-tokens", "2"]
+    assert control_group.run(command, 1 << 30).returncode == 0
+    refused = control_group.run(command, 200 << 20)
+    assert refused.returncode == edgert.DoesNotFit.exit_code
+    assert re.fullmatch(r"edgert: .* needs \d+ MB .*--force loads it all the same\n", refused.stderr)
