@@ -1,6 +1,6 @@
 """Greedy answers of bundles, as JSON: run here and, by userland.py, on an emulated board.
 
-python greedy.py DEVICE TOKENS BUNDLE ...
+python greedy.py DEVICE TOKENS PROMPT BUNDLE ...     # the prompt in JSON: a question, or token ids
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from pathlib import Path
 
 import edgert
 
-# Token ids that every vocabulary has and, in SmolLM2's, are text.
-PROMPT = (260, 282, 284, 253, 288, 277, 291, 270)
+# Token ids that every vocabulary has.
+SOME_IDS = [260, 282, 284, 253, 288, 277, 291, 270]
 
 
 @dataclass(frozen=True)
@@ -27,11 +27,11 @@ class Step:
     seconds: float
 
 
-def answer(bundle: Path, device: str, count: int) -> list[Step]:
-    """At most `count` tokens after PROMPT; the answer's end comes earlier."""
+def answer(bundle: Path, device: str, count: int, prompt: str | list[int]) -> list[Step]:
+    """At most `count` tokens after a prompt; the answer's end comes earlier."""
     model = edgert.load(bundle, device=device, context=128)
     steps, before = [], time.perf_counter()
-    for chunk in model.stream(list(PROMPT), max_tokens=count, temperature=0.0, logprobs=2):
+    for chunk in model.stream(prompt, max_tokens=count, temperature=0.0, logprobs=2):
         if chunk.token is not None and chunk.token.logprob is not None:
             (_, best), (_, second) = chunk.token.top_logprobs
             now = time.perf_counter()
@@ -40,9 +40,9 @@ def answer(bundle: Path, device: str, count: int) -> list[Step]:
     return steps
 
 
-def main(device: str, count: str, *bundles: str) -> None:
+def main(device: str, count: str, prompt: str, *bundles: str) -> None:
     """Print a list with one answer a bundle, a list of steps."""
-    answers = [answer(Path(bundle), device, int(count)) for bundle in bundles]
+    answers = [answer(Path(bundle), device, int(count), json.loads(prompt)) for bundle in bundles]
     print(json.dumps([[asdict(step) for step in steps] for steps in answers]))
 
 
