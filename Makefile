@@ -6,14 +6,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check --quiet
 
-.PHONY: chat test test-parity test-webgpu check bench clean
+.PHONY: chat test test-parity test-webgpu test-arm64 test-arm64-full check bench clean
 
 chat: $(VENV)/export.stamp
 	@$(BIN)/edgert pull smollm2-135m-instruct > /dev/null
 	@$(BIN)/edgert chat
 
 test: $(VENV)/test.stamp
-	$(BIN)/python -m pytest -m "not parity and not webgpu"
+	$(BIN)/python -m pytest -m "not parity and not webgpu and not arm64"
 
 # The NumPy reference of the tests against transformers: heavy, needs torch.
 test-parity: $(VENV)/parity.stamp
@@ -27,6 +27,15 @@ test-webgpu: $(VENV)/test.stamp $(VENV)/webgpu.stamp
 	|| { $(AS_ROOT) apt-get -qq update && $(AS_ROOT) apt-get -qq -y --no-install-recommends install chromium libvulkan1; } \
 	|| { echo "test-webgpu needs SwiftShader, for which it can't be root here: apt install chromium libvulkan1"; exit 1; }
 	$(BIN)/python -m pytest -m "webgpu and not student"
+
+# Raspberry Pi cores under qemu, with the real aarch64 wheels: Debian's tools come by apt where that may install.
+test-arm64: $(VENV)/test.stamp
+	$(BIN)/python benchmarks/userland.py
+	$(BIN)/python -m pytest -m "arm64 and not student"
+
+test-arm64-full: $(VENV)/test.stamp
+	$(BIN)/python benchmarks/userland.py
+	$(BIN)/python -m pytest -m arm64
 
 # mypy doesn't follow editable installs: it checks a copy installed beside.
 check: $(VENV)/test.stamp $(VENV)/check.stamp

@@ -1,0 +1,89 @@
+"""Which graph form on which Arm core: SmolLM2 under qemu, one thread; only the ratios mean something.
+
+python benchmarks/arm64.py     # two minutes; the student is pulled and exported first
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import tempfile
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+import click
+import greedy
+from userland import PI_4, PI_5, ZERO_2_W, Board, Userland, unavailable
+
+from edgert import home
+from edgert.export import ExportOptions, catalog, export, pull
+
+
+@dataclass(frozen=True)
+class Case:
+    """A bundle as exported for a device, run on a board; `steps` after the prompt are timed."""
+
+    quant: str
+    device: str
+    board: Board
+    steps: int = 12
+
+
+BASE = Case("int8", "laptop-cpu", PI_5)
+CASES = (
+    BASE,
+    Case("int8", "raspberry-pi-4", PI_5),
+    Case("int8", "raspberry-pi-4", PI_4),
+    Case("int8", "laptop-cpu", PI_4, 3),
+    Case("int8", "raspberry-pi-4", ZERO_2_W),
+)
+INT4 = (Case("int4", "laptop-cpu", PI_5), Case("int4", "raspberry-pi-4", PI_4, 3))
+
+
+def seconds(arm: Userland, case: Case, folder: Path, rounds: int) -> float:
+    """A token's seconds: the median over steps and rounds."""
+    bundle = folder / f"{case.quant}-{case.device}"
+    if not bundle.exists():
+        options = ExportOptions(case.quant, devices=(case.device,), calibrate=False, verify=False)  # type: ignore[arg-type]
+        export(_checkpoint(), bundle, options)
+    command = [Path(greedy.__file__), _one_thread(folder), str(case.steps + 1), json.dumps(greedy.SOME_IDS)]
+    answers = json.loads(arm.python(case.board, *command, *[bundle] * rounds))
+    return statistics.median(step["seconds"] for answer in answers for step in answer[1:])
+
+
+def _checkpoint() -> Path:
+    name = home.DEFAULT_MODEL
+    return pull.pull(catalog.find(name), home.checkpoint_folder(name))
+
+
+def _one_thread(folder: Path) -> Path:
+    """A profile that computes with one thread: emulated cores share the real ones."""
+    path = folder / "one-thread.toml"
+    shipped = resources.files("edgert.devices").joinpath("laptop-cpu.toml").read_text("utf-8")
+    path.write_text(shipped.replace('threads = "physical"', "threads = 1"), "utf-8")
+    return path
+
+
+@click.command()
+@click.option("--rounds", default=1, show_default=True, help="Answers a bundle.")
+@click.option("--int4", is_flag=True, help="4 bits, too.")
+def main(rounds: int, int4: bool) -> None:
+    """Print seconds a token and their ratio to 8-bit blocks on a core with dot products."""
+    reason = unavailable()
+    if reason:
+        raise click.ClickException(f"arm64 {reason}")
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        arm = Userland(folder)
+        base = seconds(arm, BASE, folder, rounds)
+        click.echo("| export | on | seconds a token | ratio |\n|---|---|---|---|")
+        for case in CASES + (INT4 if int4 else ()):
+            taken = base if case is BASE else seconds(arm, case, folder, rounds)
+            export_name = f"--quant {case.quant} --device {case.device}"
+            board = f"{case.board.name} ({case.board.core})"
+            click.echo(f"| {export_name} | {board} | {taken:.3f} | {taken / base:.2f} |")
+
+
+if __name__ == "__main__":
+    main()
