@@ -16,6 +16,7 @@ BLOCK_SIZES = (16, 32, 64, 128, 256)
 MATRICES = ("qkv", "o", "gate", "up", "down", "head")
 FORMS = ("blocks8", "blocks4", "rows8", "fp32")
 KV = ("fp32", "int8")
+SLOW = 1.5  # times the time of a device's own form: worth a line
 
 
 @dataclass(frozen=True)

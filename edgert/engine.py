@@ -13,8 +13,6 @@ from edgert.errors import EdgertWarning, UsageError
 from edgert.machine import Note
 from edgert.session import Session
 
-SLOW = 1.5  # times the time of the device's own form: worth a line
-
 
 @dataclass(frozen=True)
 class Engine:
@@ -98,7 +96,7 @@ def _warn_if_slow(bundle: Bundle, graph: str, profile: DeviceProfile) -> None:
     """Say what it costs that a bundle was made for something else, and the command that helps."""
     facts = bundle.manifest.graphs[graph]
     cost = profile.cost(facts.form)
-    if facts.form != "fp32" and cost > SLOW:
+    if facts.form != "fp32" and cost > devices.SLOW:
         _warn(
             f"{bundle.folder} was made for {', '.join(facts.devices)}: on {profile.name} a token takes about "
             f"{cost:.0f} times as long as after `edgert export CHECKPOINT BUNDLE --device {profile.name}`"

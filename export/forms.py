@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,7 @@ from .rounding import Grid, Rounded, gptq, nearest
 Array = npt.NDArray[Any]
 Use = Literal["matrix", "table"]
 BIAS_INPUT = 5  # of MatMulNBits
+Own = TypeVar("Own")
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,10 @@ class Form(Protocol):
         """The form for matrices of so many columns. Raises ValueError if they can't be stored this way."""
         ...
 
+    def reading(self, stored: Form) -> Form:
+        """The form for matrices that `joined` has given another form."""
+        ...
+
     def pieces(self, shape: tuple[int, int], use: Use) -> tuple[Piece, ...]:
         """The arrays of a matrix as the operators of one use want them shaped; their bytes are the same."""
         ...
@@ -72,6 +77,10 @@ class Form(Protocol):
 
 class Stored:
     """What forms have in common."""
+
+    def reading(self: Own, stored: Form) -> Own:
+        del stored
+        return self
 
     def pieces(self, shape: tuple[int, int], use: Use) -> tuple[Piece, ...]:
         raise NotImplementedError
@@ -168,135 +177,6 @@ class Blocks(Stored):
 
 
 @dataclass(frozen=True)
-class Rows(Stored):
-    """8-bit codes around 128 and one float32 scale a row, for cores that have integer kernels for whole
-    products only.
-
-    Activations take a scale a token, which no single operator does; DynamicQuantizeLinear's one scale for
-    all tokens destroys small models. Good only where no channel stands out (basis.py). Batches of one.
-    """
-
-    bits: int = 8
-
-    @property
-    def label(self) -> str:
-        return "rows8"
-
-    def fitted(self, columns: int) -> Rows:
-        del columns
-        return self
-
-    def pieces(self, shape: tuple[int, int], use: Use) -> tuple[Piece, ...]:
-        del use
-        return Piece("codes", ir.DataType.UINT8, shape), Piece("row_scales", ir.DataType.FLOAT, (shape[0],))
-
-    def encode(self, rows: FloatArray, factor: FloatArray | None) -> tuple[Array, ...]:
-        columns = rows.shape[1]
-        rounded = nearest(rows, columns, 8) if factor is None else gptq(rows, columns, 8, factor)
-        return rounded.codes, rounded.grid.scales[:, 0]
-
-    def decode(self, pieces: tuple[Array, ...]) -> FloatArray:
-        codes, scales = pieces
-        weights: FloatArray = (codes.astype(np.float32) - np.float32(128)) * scales[:, None]
-        return weights
-
-    def multiply(self, tape: ir.tape.Tape, x: ir.Value, weights: Weights, bias: ir.Value | None) -> ir.Value:
-        """x as unsigned codes around 128 with a scale a token, an integer product, both scales back."""
-        codes, scales = weights.values
-        scale, steps = self._quantized(tape, x, weights.name)
-        flat = tape.op("Squeeze", [steps, _constant(tape, weights.name, "batch", np.array([0]))])
-        middle = _constant(tape, weights.name, "middle", np.array(128, np.uint8))
-        one = _constant(tape, weights.name, "one", np.array(1, np.float32))
-        zeros = _constant(tape, weights.name, "zeros", np.zeros(weights.shape[0], np.int8))
-        product = tape.op(
-            "QGemm",
-            [flat, one, middle, self._signed(tape, codes, weights.name), scales, zeros],
-            {"transB": 1},
-            domain=MICROSOFT,
-            name=weights.name,
-        )
-        batched = tape.op("Unsqueeze", [product, _constant(tape, weights.name, "axis", np.array([0]))])
-        scaled = tape.op("Mul", [batched, scale], name=f"{weights.name}/scaled")
-        return scaled if bias is None else tape.op("Add", [scaled, bias], name=f"{weights.name}/bias")
-
-    def look_up(self, tape: ir.tape.Tape, ids: ir.Value, weights: Weights) -> ir.Value:
-        codes, scales = weights.values
-        wide = tape.op("Cast", [tape.op("Gather", [codes, ids])], {"to": ir.DataType.FLOAT})
-        picked = tape.op("Sub", [wide, _constant(tape, weights.name, "shift", np.array(128, np.float32))])
-        axis = _constant(tape, weights.name, "last", np.array([-1]))
-        scale = tape.op("Unsqueeze", [tape.op("Gather", [scales, ids]), axis])
-        return tape.op("Mul", [picked, scale], name=weights.name)
-
-    def _signed(self, tape: ir.tape.Tape, codes: ir.Value, name: str) -> ir.Value:
-        """Codes around 0, made once at load: with unsigned weights a token takes 1.6 times as long."""
-        flipped = tape.op("BitwiseXor", [codes, _constant(tape, name, "sign", np.array(128, np.uint8))])
-        return tape.op("Cast", [flipped], {"to": ir.DataType.INT8})
-
-    def _quantized(self, tape: ir.tape.Tape, x: ir.Value, name: str) -> tuple[ir.Value, ir.Value]:
-        """Scale (batch, tokens, 1) and codes; matrices that read the same x share them after optimization."""
-        axes = _constant(tape, name, "columns", np.array([-1]))
-        largest = tape.op("ReduceMax", [tape.op("Abs", [x]), axes], {"keepdims": 1})
-        step = tape.op("Mul", [largest, _constant(tape, name, "step", np.array(1 / 127, np.float32))])
-        scale = tape.op("Max", [step, _constant(tape, name, "tiny", np.array(1e-30, np.float32))])
-        whole = tape.op("Round", [tape.op("Div", [x, scale])])
-        shifted = tape.op("Add", [whole, _constant(tape, name, "shift", np.array(128, np.float32))])
-        return scale, tape.op("Cast", [shifted], {"to": ir.DataType.UINT8})
-
-
-@dataclass(frozen=True)
-class RowsAndBlocks(Stored):
-    """Rows that a second graph reads as blocks, whose scales are the row's again and again.
-
-    The codes are the same bytes; what comes on top is a float32 a block. So one bundle serves devices of both
-    kinds; what is lost against blocks of their own is measured by the passport.
-    """
-
-    rows: Rows
-    blocks: Blocks
-
-    @property
-    def bits(self) -> int:
-        return self.rows.bits
-
-    @property
-    def label(self) -> str:
-        return self.blocks.label
-
-    def fitted(self, columns: int) -> RowsAndBlocks:
-        return replace(self, blocks=self.blocks.fitted(columns))
-
-    def pieces(self, shape: tuple[int, int], use: Use) -> tuple[Piece, ...]:
-        return (*self.blocks.pieces(shape, use), self.rows.pieces(shape, use)[1])
-
-    def encode(self, rows: FloatArray, factor: FloatArray | None) -> tuple[Array, ...]:
-        codes, scales = self.rows.encode(rows, factor)
-        blocks = rows.shape[1] // self.blocks.block_size
-        return codes, np.repeat(scales[:, None], blocks, axis=1), scales
-
-    def decode(self, pieces: tuple[Array, ...]) -> FloatArray:
-        codes, _, scales = pieces
-        return self.rows.decode((codes, scales))
-
-    def multiply(self, tape: ir.tape.Tape, x: ir.Value, weights: Weights, bias: ir.Value | None) -> ir.Value:
-        return self.blocks.multiply(tape, x, replace(weights, values=weights.values[:2]), bias)
-
-    def look_up(self, tape: ir.tape.Tape, ids: ir.Value, weights: Weights) -> ir.Value:
-        return self.blocks.look_up(tape, ids, replace(weights, values=weights.values[:2]))
-
-
-def joined(first: Form, second: Form) -> Form:
-    """One form that both can be read from. Raises ValueError where there is none."""
-    if first == second:
-        return first
-    match first, second:
-        case (Rows() as rows, Blocks(bits=8) as blocks) | (Blocks(bits=8) as blocks, Rows() as rows):
-            return RowsAndBlocks(rows, blocks)
-        case (RowsAndBlocks(rows, blocks) as both, other) if other in (rows, blocks):
-            return both
-    raise ValueError(f"weights stored as {first.label} can't be read as {second.label}, too")
-
-
-@dataclass(frozen=True)
 class Float32(Stored):
     """Plain float32 rows: the reference that quantized bundles are judged against."""
 
@@ -342,5 +222,6 @@ def _whole_bytes(packed: Array) -> Array:
     return np.stack([packed & 15, packed >> 4], axis=-1).reshape(len(packed), -1)
 
 
-def _constant(tape: ir.tape.Tape, matrix: str, name: str, array: Array) -> ir.Value:
+def constant(tape: ir.tape.Tape, matrix: str, name: str, array: Array) -> ir.Value:
+    """An initializer of a matrix's own operators."""
     return tape.initializer(ir.tensor(array, name=f"{matrix}/{name}"))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edgert import golden
 from edgert.bundle import GOLDEN, GRAPH, Bundle, Manifest
-from edgert.devices import DeviceProfile
-from edgert.errors import FidelityError, UsageError
+from edgert.devices import SLOW, DeviceProfile
+from edgert.errors import EdgertWarning, FidelityError, UsageError
 
 from . import DEFAULT_MAX_CONTEXT, ExportOptions, Progress
 from .basis import rotated
@@ -41,6 +42,7 @@ class Job:
     def run(self, aside: Path) -> Manifest:
         """Write the bundle into `aside`. Raises ValueError, FidelityError, UsageError."""
         recipe = self._stored_recipe()
+        self._warn_if_slow()
         sample = self._sample(recipe)
         stored = rotated(self.checkpoint, recipe.hadamard) if recipe.rotated else self.checkpoint
         if self.options.quant == "mixed" and sample is not None:
@@ -50,6 +52,18 @@ class Job:
         self._check(manifest, stored, recipe, sample)
         write_manifest(manifest, aside)
         return manifest
+
+    def _warn_if_slow(self) -> None:
+        """Some devices have no quick kernel for what was asked for."""
+        for profile in self.profiles:
+            label = self._recipe(profile).label
+            if label != "fp32" and profile.cost(label) > SLOW:
+                warnings.warn(
+                    f"--quant {self.options.quant} on {profile.name}: a token will take about "
+                    f"{profile.cost(label):.0f} times as long as with int8, which has a kernel there",
+                    EdgertWarning,
+                    stacklevel=4,
+                )
 
     def preview(self) -> Manifest:
         """The manifest that the bundle would have; no weights are read."""
@@ -125,7 +139,7 @@ class Job:
         """One for all devices that read the weights alike."""
         readers: list[Reader] = []
         for profile in self.profiles:
-            recipe = self._recipe(profile).in_basis_of(stored)
+            recipe = self._recipe(profile).reading(stored)
             found = next((i for i, reader in enumerate(readers) if reader.recipe == recipe), None)
             if found is None:
                 readers.append(Reader(recipe, (profile.name,)))

@@ -10,8 +10,9 @@ from edgert.devices import MATRICES, DeviceProfile
 from edgert.errors import UsageError
 
 from .checkpoint import Checkpoint
-from .forms import Blocks, Float32, Form, Rows, joined
+from .forms import Blocks, Float32, Form
 from .matrix import Matrix
+from .rows import Rows, joined
 
 
 @dataclass(frozen=True)
@@ -71,10 +72,12 @@ class Recipe:
             hadamard=self.hadamard,
         )
 
-    def in_basis_of(self, other: Recipe) -> Recipe:
-        """The same forms for weights that were rotated and rounded as another recipe says."""
+    def reading(self, other: Recipe) -> Recipe:
+        """The same forms for weights that are stored, rotated and rounded as another recipe says."""
         return replace(
             self,
+            forms={kind: form.reading(other.forms[kind]) for kind, form in self.forms.items()},
+            wide={kind: form.reading(other.wide[kind]) for kind, form in self.wide.items()},
             scheme=other.scheme,
             calibrated=other.calibrated,
             rotated=other.rotated,

@@ -4,7 +4,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from edgert import UsageError, devices
+from edgert import EdgertWarning, UsageError, devices
 from edgert.export import ExportOptions, export
 from edgert.export.basis import rotated
 from edgert.export.matrix import matrices
@@ -107,6 +107,7 @@ def test_mixed_keeps_to_its_size_without_calibration_and_measurement(checkpoints
 
 def test_where_blocks_have_no_8_bit_kernel_mixed_takes_rows(checkpoints, tmp_path):
     options = ExportOptions(quant="mixed", devices=("raspberry-pi-4",), target_size=10**9, verify=False)
-    bundle = export(checkpoints("llama"), tmp_path / "b", options)
+    with pytest.warns(EdgertWarning, match="mixed on raspberry-pi-4"):
+        bundle = export(checkpoints("llama"), tmp_path / "b", options)
     kinds = {node.op_type for node in ir.load(bundle.path("model.onnx")).graph}
     assert "QGemm" in kinds and "MatMulNBits" not in kinds

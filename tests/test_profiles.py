@@ -107,7 +107,7 @@ def test_a_device_that_wants_8_bit_keys_gets_a_graph(checkpoints, tmp_path):
 
 
 def test_a_bundle_for_another_device_warns_once_and_runs(bundles):
-    with pytest.warns(edgert.EdgertWarning, match="10 times as long .* --device raspberry-pi-4") as caught:
+    with pytest.warns(edgert.EdgertWarning, match="13 times as long .* --device raspberry-pi-4") as caught:
         model = edgert.load(bundles(), device="raspberry-pi-4")
     assert len(caught) == 1
     assert model.generate([1, 2, 3], max_tokens=3).token_ids
@@ -128,3 +128,9 @@ def test_the_quickest_graph_is_picked(both):
 def test_a_profile_says_what_a_form_costs():
     profile = dataclasses.replace(devices.load("laptop-cpu"), slower={"fp32": 3.0})
     assert (profile.cost("fp32"), profile.cost("blocks8")) == (3.0, 1.0)
+
+
+def test_an_export_that_will_be_slow_warns(checkpoints, tmp_path):
+    options = ExportOptions(quant="int4", devices=("raspberry-pi-4",), verify=False)
+    with pytest.warns(edgert.EdgertWarning, match="int4 on raspberry-pi-4: a token will take about 10 times"):
+        export(checkpoints("llama"), tmp_path / "b", options)

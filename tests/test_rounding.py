@@ -5,9 +5,10 @@ import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 
-from edgert.export.forms import Blocks, Float32, Rows, Weights
+from edgert.export.forms import Blocks, Float32, Weights
 from edgert.export.layer import MICROSOFT
 from edgert.export.rounding import gptq, inverse_factor, nearest
+from edgert.export.rows import Rows
 
 RNG = np.random.default_rng(0)
 MATRIX = RNG.normal(size=(48, 192)).astype(np.float32)
