@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,7 @@ class Threads:
     reason: str
 
 
+@cache
 def here() -> Hardware:
     """This machine."""
     machine = platform.machine().lower()

@@ -69,13 +69,15 @@ def plan(
     # Whole products turn each matrix around before they pack it, and the largest is kept to work in.
     turned = table if graph.form == "rows8" else 0
     stored = int(table * _table_bits(manifest.quantization) / 8)  # mapped while it is packed
+    # Codes that blocks share are turned around 0 for rows: copied before they are packed.
+    copied = packed if graph.form == "rows8" and _shared(manifest) else 0
     return MemoryPlan(
         context=context,
         runtime=RUNTIME + TOKENIZER + TOKENIZER_ENTRY * model.vocab_size,
         weights=packed,
         kv_per_token=2 * model.num_layers * model.num_kv_heads * model.head_dim * KV_BYTES[graph.kv],
         scratch=_scratch(model, profile.prefill_chunk) + turned,
-        loading=5 * stored // 2 if prepared else stored + turned,
+        loading=5 * stored // 2 if prepared else stored + turned + copied,
         mapped=prepared,
     )
 
@@ -118,6 +120,10 @@ def _packed(manifest: Manifest, graph: GraphFacts, architecture: str) -> int:
         return stored
     block, bits = _block(quantization), 8 if graph.form == "blocks8" else 4
     return stored + weights // block * (PACKED_BLOCK[architecture, bits] - STORED_SCALE)
+
+
+def _shared(manifest: Manifest) -> bool:
+    return any(facts.form == "blocks8" for facts in manifest.graphs.values())
 
 
 def _block(quantization: Quantization) -> int:

@@ -71,3 +71,20 @@ def test_a_provider_that_is_not_there_is_named(bundles, tmp_path):
     path.write_text(SHIPPED.replace("CPUExecutionProvider", "QNNExecutionProvider"))
     with pytest.raises(DeviceError, match="needs QNNExecutionProvider"):
         edgert.load(bundles(), device=str(path))
+
+
+@pytest.mark.parametrize(("features", "exact"), [({"avx2"}, True), ({"avx2", "avx512_vnni"}, False)])
+def test_products_that_would_saturate_are_exact_where_there_is_no_vnni(monkeypatch, features, exact):
+    """With VNNI nothing saturates, and the exact kernels would cost time and a copy of the weights."""
+    import dataclasses
+
+    from edgert import session
+
+    machine = dataclasses.replace(devices.here(), features=frozenset(features))
+    monkeypatch.setattr(devices, "here", lambda: machine)
+    options = session.session_options(threads=1, spin=False)
+    if exact:
+        assert options.get_session_config_entry("session.x64quantprecision") == "1"
+    else:
+        with pytest.raises(RuntimeError):
+            options.get_session_config_entry("session.x64quantprecision")
