@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from numbers import Integral
 from pathlib import Path
@@ -69,13 +70,15 @@ class Model:
         *,
         force: bool = False,
     ) -> None:
-        engine = start(bundle, profile, context, kv, force=force)
+        with ThreadPoolExecutor(1) as pool:  # a Qwen's tokenizer takes a third of the time that weights do
+            starting = pool.submit(start, bundle, profile, context, kv, force=force)
+            self.tokenizer = open_tokenizer(bundle)
+            engine = starting.result()
         self.bundle = bundle
         self.profile = engine.profile
         self.context = engine.decoder.cache.capacity
         self.kv = bundle.manifest.graphs[engine.graph].kv
         self.threads = engine.threads
-        self.tokenizer = open_tokenizer(bundle)
         self.template = _open_template(bundle)
         self.sampling = _default_sampling(bundle)
         self._decoder = engine.decoder
