@@ -14,6 +14,7 @@ from edgert import conversation as conversations
 from edgert.answer import Chunk, Timings, cut_notice
 from edgert.conversation import Conversation
 from edgert.errors import EdgertError, UsageError
+from edgert.loops import LoopDetector
 from edgert.model import Model, Options
 
 HELP = """\
@@ -67,14 +68,16 @@ class Chat:
         """Ask and stream the answer to the terminal; None if it was stopped before its first token."""
         self._conversation.ask(question)
         shown: list[str] = []
-        timings = None
+        timings, loops = None, LoopDetector()
         try:
             for chunk in self._model.stream(self._conversation.messages, **self._options):
                 shown.append(chunk.text)
                 timings = chunk.timings
                 click.echo(chunk.text, nl=False)
+                if chunk.token and loops.push(chunk.token.id):
+                    break
             click.echo()
-            self._say_if_cut(chunk)
+            self._say_why_it_ends(chunk)
         except KeyboardInterrupt:
             click.echo("  (stopped)")
         except EdgertError:
@@ -83,7 +86,10 @@ class Chat:
         self._conversation.answer("".join(shown))
         return timings
 
-    def _say_if_cut(self, last: Chunk) -> None:
+    def _say_why_it_ends(self, last: Chunk) -> None:
+        """Unless the model ended its answer itself."""
+        if last.finish_reason is None:
+            click.echo("(stopped: it only repeats itself; try --temperature 0.6, or ask otherwise)", err=True)
         if last.finish_reason == "length":
             click.echo(cut_notice(last.timings, self._model.context), err=True)
 

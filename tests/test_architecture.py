@@ -34,7 +34,7 @@ LAYERS = [
     {"cache", "fidelity", "sampler", "tokenizer", "template"},
     {"session"},
     {"providers"},
-    {"bundle", "devices", "final", "heat", "home", "saving"},
+    {"bundle", "devices", "final", "heat", "home", "loops", "saving"},
     {"errors"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
