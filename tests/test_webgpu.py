@@ -5,6 +5,7 @@
 
 import ctypes
 import importlib.util
+import json
 import os
 from dataclasses import replace
 from importlib import resources
@@ -74,7 +75,7 @@ def exact(checkpoints, tmp_path_factory):
     def bundle(family="llama", quant="int8", kv="fp32"):
         folder = root / f"{family}-{quant}-{kv}"
         if not folder.exists():
-            options = ExportOptions(quant=quant, kv=kv, devices=(str(profile),), verify=False)
+            options = ExportOptions(quant=quant, kv=kv, devices=(str(profile),))
             export(checkpoints(family), folder, options)
         return folder
 
@@ -97,9 +98,15 @@ def test_the_answers_are_the_cpus(exact, family, quant):
 def test_integer_products_are_close(quant, tmp_path):
     """As exported, and wide enough for WebGPU's integer products: activations are rounded on both."""
     wide = tiny.Tiny("llama", overrides={"hidden_size": 128, "intermediate_size": 256})
-    options = ExportOptions(quant=quant, devices=("integrated-gpu",), verify=False)
+    options = ExportOptions(quant=quant, devices=("integrated-gpu",))
     folder = export(tiny.write(tmp_path / "c", wide), tmp_path / "b", options).folder
     assert 1e-4 < distance(on_gpu(folder).logits(IDS), edgert.load(folder).logits(IDS)) < 0.05
+
+
+def test_it_was_checked_before_it_was_used(exact, gpu):
+    """Its answers to the golden prompts are noted for the next start."""
+    note = json.loads(next((exact() / "machine").glob(f"checked-{GPU}-*.json")).read_text("utf-8"))
+    assert 0 <= note["kl"] < 0.01
 
 
 @pytest.mark.parametrize(("family", "quant"), GRAPHS)
