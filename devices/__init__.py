@@ -65,7 +65,7 @@ def load(name: str) -> DeviceProfile:
     path = Path(name)
     if path.suffix == ".toml" and path.is_file():
         try:
-            return parse(path.read_text("utf-8"), str(path))
+            return parse(path.read_text("utf-8"), str(path.resolve()))
         except (OSError, UnicodeDecodeError) as error:
             raise DeviceError(f"{path}: {error}") from error
     raise DeviceError(f"unknown device '{name}': choose one of {', '.join(names())}, or give a .toml file")
@@ -87,7 +87,7 @@ def choose(hardware: Hardware) -> Detection:
         features = " and ".join(usual.processor[hardware.architecture])
         return Detection(usual, hardware, f"{hardware.processor} has {features}")
     if hardware.architecture == "arm64":
-        reason = f"{hardware.processor} has no dotprod, as on that board"
+        reason = f"{hardware.processor} has no dotprod, nor has a Raspberry Pi 4"
         return Detection(load(WITHOUT_DOTPROD), hardware, reason)
     needed = ", ".join(usual.processor.get(hardware.architecture, ("a known architecture",)))
     reason = f"the default, although {hardware.processor} lacks {needed}: expect slow kernels"

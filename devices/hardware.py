@@ -83,7 +83,8 @@ def from_linux(architecture: str, cpuinfo: str, model: str) -> Hardware:
         fields.setdefault(key.strip().lower(), value.strip())
     flags = (fields.get("flags") or fields.get("features") or "").split()
     features = frozenset(LINUX_FEATURES[flag] for flag in flags if flag in LINUX_FEATURES)
-    board = model.strip("\0 \n")
+    # Containers hide the device tree; cpuinfo of a Raspberry Pi names the board, too.
+    board = model.strip("\0 \n") or (fields.get("model", "") if architecture == "arm64" else "")
     part = fields.get("cpu part", "")
     processor = fields.get("model name") or CORTEX.get(part) or f"processor part {part or 'unknown'}"
     return Hardware("Linux", architecture, processor, features, memory_total(), board)
@@ -154,8 +155,8 @@ def _machine_memory() -> tuple[int, int]:
     """Bytes the machine has, and of these available."""
     if sys.platform == "linux":
         found: dict[str, str] = dict(re.findall(r"^(\w+): +(\d+) kB", _text("/proc/meminfo"), re.MULTILINE))
-        total = int(found["MemTotal"]) * 1024
-        return total, int(found.get("MemAvailable", found["MemTotal"])) * 1024
+        total = int(found.get("MemTotal", 1 << 40)) * 1024  # unknown is no reason to refuse
+        return total, int(found.get("MemAvailable", total // 1024)) * 1024
     if sys.platform == "darwin":
         return int(_sysctl("hw.memsize")), _macos_available()
     return _windows_memory()

@@ -60,7 +60,8 @@ class DeviceProfile:
     `processor`: the features that a processor needs, by architecture; `boards`: how such machines name
     themselves. `threads` 0 means one per physical core; `context` is in tokens, `kv` how they are cached
     unless the bundle or the user says otherwise. `prepare`: whether a copy with packed weights pays.
-    `slower`: how many times the time a token of the best form takes other forms take, by `FORMS`.
+    `slower`: how many times the time a token of the best form takes other forms take, by `FORMS`. `source`
+    is what `devices.load` found it by.
     """
 
     name: str
@@ -78,6 +79,7 @@ class DeviceProfile:
     slower: Mapping[str, float]
     int8: MatMulForm
     int4: MatMulForm
+    source: str
 
     def suits(self, hardware: Hardware) -> bool:
         """Whether the processor has what the profile's kernels need."""
@@ -92,7 +94,7 @@ class DeviceProfile:
 def parse(text: str, source: str) -> DeviceProfile:
     """A profile of a TOML text; `source` names it in errors. Raises DeviceError."""
     try:
-        return _profile(tomllib.loads(text))
+        return _profile(tomllib.loads(text), source)
     except tomllib.TOMLDecodeError as error:
         raise DeviceError(f"{source}: not valid TOML: {error}") from error
     except KeyError as error:
@@ -101,12 +103,15 @@ def parse(text: str, source: str) -> DeviceProfile:
         raise DeviceError(f"{source}: {error}") from error
 
 
-def _profile(table: Mapping[str, Any]) -> DeviceProfile:
+def _profile(table: Mapping[str, Any], source: str) -> DeviceProfile:
     if not re.fullmatch(r"[a-z0-9-]+", table["name"]):
         raise ValueError(f"name must be lower-case letters, digits and dashes: {table['name']!r}")
     for name in ("context", "prefill_chunk"):
         if not isinstance(table[name], int) or table[name] < 1:
             raise ValueError(f"{name} must be a whole number of at least 1, not {table[name]!r}")
+    for name in ("spin", "prepare"):
+        if not isinstance(table[name], bool):
+            raise ValueError(f"{name} must be true or false, not {table[name]!r}")
     if table["kv"] not in KV:
         raise ValueError(f"kv must be {' or '.join(KV)}, not {table['kv']!r}")
     return DeviceProfile(
@@ -125,6 +130,7 @@ def _profile(table: Mapping[str, Any]) -> DeviceProfile:
         slower=_slower(table["slower"]),
         int8=_matmul_form(table["int8"], "int8"),
         int4=_matmul_form(table["int4"], "int4"),
+        source=source,
     )
 
 

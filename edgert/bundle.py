@@ -203,12 +203,18 @@ class Bundle:
         except UnicodeDecodeError as error:
             raise BundleError(f"{self.path(name)}: damaged, no text; export or pull it again") from error
 
-    def graph(self, kv: str | None = None, usual: str = "fp32", slower: Mapping[str, float] = NOTHING) -> str:
+    def graph(
+        self,
+        kv: str | None = None,
+        usual: str = "fp32",
+        slower: Mapping[str, float] = NOTHING,
+        device: str = "",
+    ) -> str:
         """File name of the graph to run: of those that cache keys and values as asked, the quickest here.
 
-        `slower`: how many times the best form's time each form takes on the device, 1 where it says nothing.
-        Without a `kv` it is 8 bits where the export asked for them, else the device's `usual` if there is
-        such a graph. Raises UsageError.
+        `slower`: how many times the best form's time each form takes on the device, 1 where it says nothing;
+        of equals it is the graph that was made for `device`. Without a `kv` it is 8 bits where the export
+        asked for them, else the device's `usual` if there is such a graph. Raises UsageError.
         """
         graphs = self.manifest.graphs
         kinds = list(dict.fromkeys(facts.kv for facts in graphs.values()))
@@ -218,7 +224,9 @@ class Bundle:
             only = ", ".join(kinds)
             raise UsageError(f"{self.folder} caches keys and values in {only} only: export it with --kv {kv}")
         suited = [name for name, facts in graphs.items() if facts.kv == kv]
-        return min(suited, key=lambda name: slower.get(graphs[name].form, 1.0))
+        return min(
+            suited, key=lambda name: (slower.get(graphs[name].form, 1.0), device not in graphs[name].devices)
+        )
 
     @property
     def size(self) -> int:
@@ -229,7 +237,10 @@ class Bundle:
     def replaced(self) -> tuple[str, ...]:
         """Names of files that `edgert prepare --replace` removed, since its copy holds what they held."""
         path = self.path(REPLACED)
-        return tuple(json.loads(path.read_text("utf-8"))) if path.exists() else ()
+        try:
+            return tuple(map(str, json.loads(path.read_text("utf-8")))) if path.exists() else ()
+        except (ValueError, TypeError) as error:
+            raise BundleError(f"{path}: damaged ({error}); export or pull the bundle again") from error
 
     @property
     def present(self) -> dict[str, FileFacts]:

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 from edgert import devices, golden, heat, memory, prepared, providers
 from edgert.bundle import Bundle
 from edgert.decoder import Decoder
 from edgert.devices import DeviceProfile
-from edgert.engine import choose_graph
+from edgert.engine import Engine, check, choose_graph, on_cpu
 from edgert.errors import EdgertError
 from edgert.providers import ort
 from edgert.session import Session
-from edgert.tuning import Tuning
+from edgert.tuning import Tuning, tuned_profile
 
 Verdict = Literal["ok", "note", "bad"]
-SELF_TEST = 64  # tokens of context that golden prompts need at most
 
 
 @dataclass(frozen=True)
@@ -32,9 +31,10 @@ class Finding:
 def examine(bundle: Bundle | None, profile: DeviceProfile | None = None) -> Iterator[Finding]:
     """Look at the machine and, if one is given, at a bundle on it; findings as they are made."""
     found = devices.detect()
-    profile = profile or found.profile
+    profile = profile or (tuned_profile(bundle) if bundle else found.profile)
     yield Finding("machine", "ok", str(found.hardware))
-    yield Finding("device", "ok", f"{found.profile.name}: {found.reason}")
+    yield Finding("detected", "ok", f"{found.profile.name}: {found.reason}")
+    yield _processor(profile, found.hardware)
     yield Finding("onnxruntime", "ok", f"{ort.__version__}, telemetry off")
     for name in dict.fromkeys((providers.CPU, *providers.PLUGINS, profile.provider.name)):
         yield _provider(name, wanted=name == profile.provider.name)
@@ -43,10 +43,26 @@ def examine(bundle: Bundle | None, profile: DeviceProfile | None = None) -> Iter
         yield Finding("memory", "ok", f"{devices.memory_available() / 1e6:,.0f} MB are free")
         return
     yield _hashes(bundle)
-    yield _memory(bundle, profile)
+    room = _memory(bundle, profile)
+    yield room
     yield _copy(bundle, profile)
     yield _tuned(bundle)
-    yield self_test(bundle, profile)
+    if room.verdict == "bad":
+        yield Finding("self-test", "note", "not run: memory does not suffice")
+    else:
+        yield self_test(bundle, profile)
+
+
+def _processor(profile: DeviceProfile, hardware: devices.Hardware) -> Finding:
+    """Whether it has what the profile's kernels need."""
+    subject = f"device {profile.name}"
+    if not profile.processor or profile.suits(hardware):
+        return Finding(subject, "ok", profile.title)
+    needed = profile.processor.get(hardware.architecture)
+    lacks = f"lacks {', '.join(needed)}" if needed else f"is {hardware.architecture}"
+    return Finding(
+        subject, "note", f"{hardware.processor} {lacks}: another kind of machine, slow kernels here"
+    )
 
 
 def _provider(name: str, *, wanted: bool) -> Finding:
@@ -89,8 +105,12 @@ def _copy(bundle: Bundle, profile: DeviceProfile) -> Finding:
     if not copy.exists:
         advised = "recommended on this device" if profile.prepare else "`edgert prepare` makes one"
         return Finding("prepared copy", "note" if profile.prepare else "ok", f"none, {advised}")
-    reason = copy.outdated()
-    return Finding("prepared copy", "note" if reason else "ok", reason or "fits this machine")
+    if reason := copy.outdated():
+        return Finding("prepared copy", "note", reason)
+    if reason := copy.damaged():
+        own = "export or pull the bundle again" if bundle.replaced else f"remove {copy.path.parent}"
+        return Finding("prepared copy", "bad", f"{reason}; {own}")
+    return Finding("prepared copy", "ok", "fits this machine, has its SHA-256")
 
 
 def _tuned(bundle: Bundle) -> Finding:
@@ -99,27 +119,29 @@ def _tuned(bundle: Bundle) -> Finding:
 
 
 def self_test(bundle: Bundle, profile: DeviceProfile) -> Finding:
-    """Replay the bundle's golden prompts as `profile` would run them."""
+    """Replay the bundle's golden prompts as `profile` would run them, whatever was found before."""
     subject = f"self-test on {profile.provider.name}"
     try:
-        expected = golden.read(bundle)
-        if not expected:
-            return Finding(subject, "note", "no golden prompts: the bundle was exported with --no-verify")
-        kl = golden.replay(_decoder(bundle, profile), expected)
+        kl = check(bundle, _engine(bundle, profile), again=True)
     except EdgertError as error:
         return Finding(subject, "bad", str(error))
+    if kl is None:
+        return Finding(subject, "note", "no golden prompts: the bundle was exported with --no-verify")
     if kl > golden.LIMIT:
-        where = (
-            "export or pull it again" if profile.provider.name == providers.CPU else "the CPU is used instead"
-        )
-        return Finding(subject, "bad", f"answers wrong: KL {kl:.2f} from the golden prompts; {where}")
-    return Finding(subject, "ok", f"{len(expected)} golden prompts, KL {kl:.5f}")
+        instead = "export or pull it again" if on_cpu(profile) else "the CPU is used instead"
+        return Finding(subject, "bad", f"answers wrong: KL {kl:.2f} from the golden prompts; {instead}")
+    return Finding(subject, "ok", f"KL {kl:.5f} from the golden prompts")
 
 
-def _decoder(bundle: Bundle, profile: DeviceProfile) -> Decoder:
+def _engine(bundle: Bundle, profile: DeviceProfile) -> Engine:
+    """As `edgert.load` would open it, with a context that golden prompts fit into."""
     graph = choose_graph(bundle, profile, None)
     copy = prepared.Prepared(bundle, graph)
-    path = copy.path if profile.provider.name == providers.CPU and copy.usable else None
-    session = Session(bundle, replace(profile, spin=False), graph, path)
-    facts, context = bundle.manifest.model, min(SELF_TEST, bundle.manifest.model.context)
-    return Decoder(session, facts, context, profile.prefill_chunk, bundle.manifest.graphs[graph].kv)
+    path = copy.path if on_cpu(profile) and copy.usable else None
+    session = Session(bundle, profile, graph, path)
+    facts = bundle.manifest.model
+    context = min(golden.LONGEST, facts.context)
+    kv = bundle.manifest.graphs[graph].kv
+    return Engine(
+        Decoder(session, facts, context, profile.prefill_chunk, kv), graph, profile, session.threads
+    )

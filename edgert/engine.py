@@ -9,7 +9,7 @@ from edgert import devices, golden, memory, prepared, providers
 from edgert.bundle import Bundle
 from edgert.decoder import Decoder
 from edgert.devices import DeviceProfile
-from edgert.errors import EdgertWarning, UsageError
+from edgert.errors import DeviceError, EdgertWarning, UsageError
 from edgert.machine import Note
 from edgert.session import Session
 
@@ -41,8 +41,9 @@ def start(
     if not 1 <= length <= facts.context:
         raise UsageError(f"context must be between 1 and the bundle's {facts.context}, not {length}")
     engine = _open(bundle, profile, length, kv, force)
-    if _on_cpu(profile) or _answers_right(bundle, engine):
+    if on_cpu(profile) or _answers_right(bundle, engine):
         return engine
+    del engine  # its memory is the CPU's now
     return _open(bundle, devices.detect().profile, length, kv, force)
 
 
@@ -50,44 +51,67 @@ def choose_graph(bundle: Bundle, profile: DeviceProfile, kv: str | None) -> str:
     """The graph to run on a device. Raises UsageError."""
     kinds = providers.kv_kinds(profile.provider.name)
     only = kinds[0] if len(kinds) == 1 else None
-    return bundle.graph(kv or only, profile.kv, profile.slower)
+    return bundle.graph(kv or only, profile.kv, profile.slower, profile.name)
+
+
+def on_cpu(profile: DeviceProfile) -> bool:
+    return profile.provider.name == providers.CPU
+
+
+def check(bundle: Bundle, engine: Engine, *, again: bool = False) -> float | None:
+    """KL of what an engine predicts from the bundle's golden prompts, None if it has none.
+
+    What another provider than the CPU gave is noted and not measured `again` unless asked, or unless the way
+    it runs has changed. Raises DeviceError where it fails.
+    """
+    expected, profile = golden.read(bundle), engine.profile
+    if not expected:
+        return None
+    note = Note(bundle, f"checked-{profile.provider.name}-{engine.graph.removesuffix('.onnx')}")
+    way = {
+        "package": providers.version(profile.provider.name),
+        "options": dict(profile.provider.options),
+        "prefill_chunk": profile.prefill_chunk,
+    }
+    known = None if again or on_cpu(profile) else note.read()
+    if known and known.get("way") == way:
+        return float(known["kl"])
+    kl = golden.replay(engine.decoder, expected)
+    if not on_cpu(profile):
+        note.try_to_write({"way": way, "kl": kl})
+    return kl
 
 
 def _open(bundle: Bundle, profile: DeviceProfile, context: int, kv: str | None, force: bool) -> Engine:
     graph = choose_graph(bundle, profile, kv)
     facts = bundle.manifest.graphs[graph]
     _warn_if_slow(bundle, graph, profile)
-    copy = prepared.current(bundle, graph) if _on_cpu(profile) else None
-    plan = memory.plan(bundle.manifest, facts, profile, context, prepared=copy is not None)
+    usable = on_cpu(profile) and prepared.Prepared(bundle, graph).usable
+    plan = memory.plan(bundle.manifest, facts, profile, context, prepared=usable)
     if not force:
         memory.check_fits(plan, bundle.manifest.model.context, str(bundle.folder))
+    copy = prepared.current(bundle, graph) if on_cpu(profile) else None
     session = Session(bundle, profile, graph, copy.path if copy else None)
     decoder = Decoder(session, bundle.manifest.model, context, profile.prefill_chunk, facts.kv)
     return Engine(decoder, graph, profile, session.threads)
 
 
-def _on_cpu(profile: DeviceProfile) -> bool:
-    return profile.provider.name == providers.CPU
-
-
 def _answers_right(bundle: Bundle, engine: Engine) -> bool:
-    """Whether a provider predicts what the bundle's golden prompts say; found out once on each machine."""
+    """Whether a provider predicts what the bundle's golden prompts say."""
     name = engine.profile.provider.name
-    note = Note(bundle, f"checked-{name}-{engine.graph.removesuffix('.onnx')}")
-    found = note.read()
-    if found is None:
-        expected = golden.read(bundle)
-        if not expected:
-            _warn(f"{name} is not checked: {bundle.folder} has no golden prompts (exported with --no-verify)")
-            return True
-        found = {"kl": golden.replay(engine.decoder, expected)}
-        engine.decoder.forget()
-        note.write(found)
-    if found["kl"] <= golden.LIMIT:
+    try:
+        kl = check(bundle, engine)
+    except DeviceError as error:
+        _warn(f"{error}: using the CPU")
+        return False
+    if kl is None:
+        _warn(f"{name} is not checked: {bundle.folder} has no golden prompts (exported with --no-verify)")
+        return True
+    if kl <= golden.LIMIT:
         return True
     _warn(
-        f"{name} answers wrong here (KL {found['kl']:.2f} from the golden prompts, at most {golden.LIMIT} is "
-        "rounding): using the CPU; `edgert doctor` checks again"
+        f"{name} answers wrong here (KL {kl:.2f} from the golden prompts, up to {golden.LIMIT} is rounding): "
+        "using the CPU; `edgert doctor --device` checks again"
     )
     return False
 
@@ -99,7 +123,8 @@ def _warn_if_slow(bundle: Bundle, graph: str, profile: DeviceProfile) -> None:
     if facts.form != "fp32" and cost > devices.SLOW:
         _warn(
             f"{bundle.folder} was made for {', '.join(facts.devices)}: on {profile.name} a token takes about "
-            f"{cost:.0f} times as long as after `edgert export CHECKPOINT BUNDLE --device {profile.name}`"
+            f"{cost:.0f} times as long as after `edgert export CHECKPOINT BUNDLE --device {profile.name} "
+            "--quant int8`"
         )
 
 

@@ -22,8 +22,9 @@ TEXTS = (
     "def add(a, b):\n    return a + b\n\ndef multiply(a, b):\n    return",
     "If one apple costs 3 coins, then 14 apples cost 42",
 )
-LONGEST = 24  # tokens a text
+LONGEST = 256  # tokens a text: attention has kernels of its own for long prompts
 KEPT = 16  # likeliest tokens a position
+POSITIONS = 32  # of a text, evenly spread
 DECODED = 4  # tokens at the end that are fed one at a time
 
 # Kernels round differently: KL of 0.01 is common between processors. Wrong ones are above 1.
@@ -32,22 +33,30 @@ LIMIT = 0.1
 
 @dataclass(frozen=True)
 class Golden:
-    """A text's tokens, and after each the likeliest next ones, (tokens, KEPT), with log probabilities."""
+    """A text's tokens, and after some of them the likeliest next ones, (positions, KEPT), with log
+    probabilities.
+    """
 
     tokens: tuple[int, ...]
+    positions: Sequence[int]
     ids: Sequence[Sequence[int]]
     logprobs: Sequence[Sequence[float]]
 
 
 def record(decoder: Decoder, texts: Sequence[Sequence[int]]) -> list[Golden]:
-    """What a decoder predicts after every token of some texts."""
-    return [_golden(tokens, log_softmax(decoder.logits(tokens))) for tokens in texts]
+    """What a decoder predicts after tokens of some texts, cut to what its context holds."""
+    cut = [tokens[: min(LONGEST, decoder.cache.capacity)] for tokens in texts]
+    return [_golden(tokens, log_softmax(decoder.logits(tokens))) for tokens in cut]
 
 
 def _golden(tokens: Sequence[int], logprobs: Logits) -> Golden:
+    count = len(tokens)
+    spread = range(0, count, -(-count // POSITIONS))
+    positions = sorted({*spread, *range(max(0, count - DECODED - 1), count)})
+    logprobs = logprobs[positions]
     ids = np.argsort(-logprobs, axis=1)[:, :KEPT]
     values = np.take_along_axis(logprobs, ids, axis=1)
-    return Golden(tuple(tokens), ids.tolist(), np.round(values.astype(float), 4).tolist())
+    return Golden(tuple(tokens), positions, ids.tolist(), np.round(values.astype(float), 4).tolist())
 
 
 def replay(decoder: Decoder, goldens: Sequence[Golden]) -> float:
@@ -56,22 +65,28 @@ def replay(decoder: Decoder, goldens: Sequence[Golden]) -> float:
     """
     found = []
     for golden in goldens:
-        tokens = list(golden.tokens)
-        found.append(_divergence(golden, decoder.logits(tokens)))
+        tokens = list(golden.tokens[: decoder.cache.capacity])
         read = max(1, len(tokens) - DECODED)
+        found.append(_divergence(golden, 0, decoder.logits(tokens)))
         decoder.forget()
         steps = [decoder.prefill(tokens[:read]).copy()]
         steps += [decoder.decode(token).copy() for token in tokens[read:]]
-        last = Golden(golden.tokens, golden.ids[read - 1 :], golden.logprobs[read - 1 :])
-        found.append(_divergence(last, np.array(steps)))
-    return float(np.mean(found))
+        found.append(_divergence(golden, read - 1, np.array(steps)))
+    decoder.forget()
+    known = [kl for kl in found if kl is not None]
+    return float(np.mean(known)) if known else 0.0
 
 
-def _divergence(golden: Golden, logits: Logits) -> float:
-    if not np.isfinite(logits).all():
+def _divergence(golden: Golden, first: int, logits: Logits) -> float | None:
+    """Mean KL where logits, those after token `first` and the following, meet the kept positions."""
+    places = [(kept, at - first) for kept, at in enumerate(golden.positions) if 0 <= at - first < len(logits)]
+    if not places:
+        return None
+    rows, at = (list(numbers) for numbers in zip(*places, strict=True))
+    if not np.isfinite(logits[at]).all():
         return float("inf")
-    expected = np.array(golden.logprobs)
-    found = np.take_along_axis(log_softmax(logits), np.array(golden.ids), axis=1).astype(float)
+    expected, ids = np.array(golden.logprobs)[rows], np.array(golden.ids)[rows]
+    found = np.take_along_axis(log_softmax(logits[at]), ids, axis=1).astype(float)
     kept = (np.exp(expected) * (expected - found)).sum(axis=1)
     others, theirs = (np.maximum(1 - np.exp(part).sum(axis=1), 1e-6) for part in (expected, found))
     return float(np.mean(kept + others * np.log(others / theirs)))
@@ -90,4 +105,4 @@ def read(bundle: Bundle) -> list[Golden]:
 
 
 def _from_json(table: Mapping[str, Any]) -> Golden:
-    return Golden(tuple(table["tokens"]), table["ids"], table["logprobs"])
+    return Golden(tuple(table["tokens"]), table["positions"], table["ids"], table["logprobs"])

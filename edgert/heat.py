@@ -60,9 +60,10 @@ def _complaints() -> tuple[str, ...]:
     command = shutil.which("vcgencmd")
     if command is None:
         return ()
-    done = subprocess.run([command, "get_throttled"], capture_output=True, text=True, check=False)
+    query = [command, "get_throttled"]
     try:
+        done = subprocess.run(query, capture_output=True, text=True, check=False, timeout=5)
         bits = int(done.stdout.strip().partition("=")[2], 16)
-    except ValueError:
+    except (ValueError, OSError, subprocess.TimeoutExpired):
         return ()
     return tuple(text for bit, text in THROTTLED.items() if bits >> bit & 1)

@@ -6,6 +6,7 @@ In its folder `machine`: which copy was prepared, what was tuned, which provider
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 
 from edgert import devices
 from edgert.bundle import DATA, MACHINE, Bundle
+from edgert.errors import EdgertWarning, UsageError
 from edgert.providers import ort
 from edgert.saving import save_text
 
@@ -47,8 +49,18 @@ class Note:
     def write(self, content: Mapping[str, Any]) -> None:
         """Write it whole or not at all. Raises UsageError naming the file."""
         table = {"of": asdict(fingerprint(self.bundle)), **content}
-        self.path.parent.mkdir(exist_ok=True)
+        try:
+            self.path.parent.mkdir(exist_ok=True)
+        except OSError as error:
+            raise UsageError(f"can't make {self.path.parent}: {error.strerror}") from error
         save_text(self.path, json.dumps(table, indent=2) + "\n")
+
+    def try_to_write(self, content: Mapping[str, Any]) -> None:
+        """The same, but a bundle that can't be written to is only not remembered, with a warning."""
+        try:
+            self.write(content)
+        except UsageError as error:
+            warnings.warn(f"{error}: not remembered for the next time", EdgertWarning, stacklevel=4)
 
     def read(self) -> dict[str, Any] | None:
         """What was written, unless it is of another time."""

@@ -23,7 +23,8 @@ KV_BYTES = {"fp32": 4, "int8": 1}
 @dataclass(frozen=True)
 class MemoryPlan:
     """Bytes, for `context` tokens. `weights` are packed copies in memory, or mapped from a prepared copy, and
-    then `mapped`; `loading` is what comes on top of runtime and weights while loading.
+    then `mapped`. While loading, `packing` comes on top of runtime and weights, and so does `reading`: pages
+    of files, which the system can drop.
     """
 
     context: int
@@ -31,7 +32,8 @@ class MemoryPlan:
     weights: int
     kv_per_token: int
     scratch: int
-    loading: int
+    packing: int
+    reading: int
     mapped: bool
 
     @property
@@ -44,13 +46,20 @@ class MemoryPlan:
         return self.runtime + self.weights + self.kv + self.scratch
 
     @property
+    def needed(self) -> int:
+        """What must be there, loading included."""
+        return max(self.total, self.runtime + self.weights + self.packing)
+
+    @property
     def peak(self) -> int:
-        """Most that is ever resident; file pages in it, `loading`, are the system's to drop."""
-        return max(self.total, self.runtime + self.weights + self.loading)
+        """Most that is ever resident."""
+        return max(self.total, self.runtime + self.weights + self.packing + self.reading)
 
     def longest_context(self, memory: int, limit: int) -> int:
         """Most tokens, up to `limit`, that fit into so many bytes; 0 if not even the weights do."""
         room = memory - (self.total - self.kv)
+        if self.runtime + self.weights + self.packing > memory:
+            return 0
         return max(0, min(limit, room // self.kv_per_token))
 
 
@@ -64,7 +73,9 @@ def plan(
 ) -> MemoryPlan:
     """What a graph of a bundle takes on a device."""
     model, table = manifest.model, manifest.model.vocab_size * manifest.model.hidden_size
-    architecture = "arm64" if set(profile.processor) == {"arm64"} else "x86_64"
+    here = devices.here()
+    elsewhere = "arm64" if set(profile.processor) == {"arm64"} else "x86_64"
+    architecture = here.architecture if profile.suits(here) else elsewhere
     packed = _packed(manifest, graph, architecture)
     # Whole products turn each matrix around before they pack it, and the largest is kept to work in.
     turned = table if graph.form == "rows8" else 0
@@ -77,7 +88,8 @@ def plan(
         weights=packed,
         kv_per_token=2 * model.num_layers * model.num_kv_heads * model.head_dim * KV_BYTES[graph.kv],
         scratch=_scratch(model, profile.prefill_chunk) + turned,
-        loading=5 * stored // 2 if prepared else stored + turned + copied,
+        packing=0 if prepared else turned + copied,
+        reading=5 * stored // 2 if prepared else stored,
         mapped=prepared,
     )
 
@@ -85,14 +97,15 @@ def plan(
 def check_fits(wanted: MemoryPlan, limit: int, what: str) -> None:
     """Raise DoesNotFit, with the numbers and the ways out, unless the memory that is free suffices."""
     free = devices.memory_available()
-    if wanted.total <= free:
+    if wanted.needed <= free:
         return
     longest = wanted.longest_context(free, limit)
     shorter = f"--context {longest} fits" if longest else "no context is short enough"
     raise DoesNotFit(
-        f"{what} needs {_mb(wanted.total)} (weights {_mb(wanted.weights)}, keys and values "
+        f"{what} needs {_mb(wanted.needed)} (weights {_mb(wanted.weights)}, keys and values "
         f"{_mb(wanted.kv)} for {wanted.context} tokens, runtime and scratch "
-        f"{_mb(wanted.runtime + wanted.scratch)}) and {_mb(free)} are free: {shorter}, a smaller --quant at "
+        f"{_mb(wanted.runtime + wanted.scratch)}, packing while it loads {_mb(wanted.packing)}) "
+        f"and {_mb(free)} are free: {shorter}, a smaller --quant at "
         "export takes less, --force loads it all the same"
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -15,7 +16,7 @@ from edgert.answer import Chunk, Reply, Stopwatch, join
 from edgert.bundle import CHAT_TEMPLATE, Bundle, open_bundle
 from edgert.decoder import Logits
 from edgert.engine import start
-from edgert.errors import Overtaken, PromptTooLong, UsageError
+from edgert.errors import DeviceError, EdgertWarning, Overtaken, PromptTooLong, UsageError
 from edgert.home import find_bundle
 from edgert.sampler import Sampler, Sampling
 from edgert.stops import StopMatcher, check_stops
@@ -71,9 +72,9 @@ class Model:
         force: bool = False,
     ) -> None:
         with ThreadPoolExecutor(1) as pool:  # a Qwen's tokenizer takes a third of the time that weights do
-            starting = pool.submit(start, bundle, profile, context, kv, force=force)
-            self.tokenizer = open_tokenizer(bundle)
-            engine = starting.result()
+            reading = pool.submit(open_tokenizer, bundle)
+            engine = start(bundle, profile, context, kv, force=force)
+            self.tokenizer = reading.result()
         self.bundle = bundle
         self.profile = engine.profile
         self.context = engine.decoder.cache.capacity
@@ -203,8 +204,16 @@ def load(
     `force`: load what memory does not suffice for. Raises BundleError, DeviceError, DoesNotFit, UsageError.
     """
     bundle = open_bundle(find_bundle(str(path)))
-    profile = devices.load(device) if device else tuned_profile(bundle)
-    return Model(bundle, profile, context, kv, force=force)
+    if device:
+        return Model(bundle, devices.load(device), context, kv, force=force)
+    try:
+        return Model(bundle, tuned_profile(bundle), context, kv, force=force)
+    except DeviceError as error:  # what was tuned for is gone since
+        usual = devices.detect().profile
+        warnings.warn(
+            f"{error}: using {usual.name}; `edgert tune` measures again", EdgertWarning, stacklevel=2
+        )
+        return Model(bundle, usual, context, kv, force=force)
 
 
 def _open_template(bundle: Bundle) -> ChatTemplate | None:

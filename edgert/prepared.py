@@ -12,18 +12,19 @@ import os
 import shutil
 import tempfile
 import warnings
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from edgert import devices
-from edgert.bundle import DATA, GENAI_GRAPH, MACHINE, REPLACED, Bundle
+from edgert import devices, memory
+from edgert.bundle import DATA, GENAI_GRAPH, MACHINE, REPLACED, Bundle, file_facts
 from edgert.decoder import Decoder
-from edgert.errors import BundleError, EdgertWarning
+from edgert.errors import BundleError, EdgertError, EdgertWarning
 from edgert.machine import Note
 from edgert.saving import save_text
 from edgert.session import Session, pack
 
 SAMPLE = range(1, 13)  # token ids whose logits must be equal before and after, bit for bit
+ASIDE = ".packing-"
 MORE = 2.2  # times the weights: ONNX Runtime keeps them plain, too, and reads both while loading
 
 
@@ -71,7 +72,15 @@ class Prepared:
         if note is None:
             return self.note.outdated()
         sizes = {path.name: path.stat().st_size for path in (self.path, self.data) if path.exists()}
-        return "" if note.get("sizes") == sizes else "its files are missing or cut short"
+        made = {name: facts["size"] for name, facts in note.get("files", {}).items()}
+        return "" if made == sizes else "its files are missing or cut short"
+
+    def damaged(self) -> str:
+        """Which of its files has other content than when it was made; empty if none has. Reads all."""
+        for name, facts in (self.note.read() or {}).get("files", {}).items():
+            if asdict(file_facts(self.path.with_name(name))) != facts:
+                return f"{self.path.with_name(name)}: damaged (another SHA-256)"
+        return ""
 
     def make(self) -> None:
         """Write the copy aside, make sure that it computes the same, put it in place.
@@ -83,13 +92,16 @@ class Prepared:
                 f"{self.bundle.folder}: the prepared copy is of no use, {self.outdated()}, and the weights "
                 "it was made of were removed by --replace: export or pull it again"
             )
+        self._check_memory()
         folder = self.bundle.path(MACHINE)
         folder.mkdir(exist_ok=True)
+        for left in folder.glob(f"{ASIDE}*"):  # of a run that was killed
+            shutil.rmtree(left, ignore_errors=True)
         free = shutil.disk_usage(folder).free
         if free < self.needed:
             needed = f"{self.needed / 1e6:,.0f} MB on disk"
             raise BundleError(f"{folder}: preparing needs {needed}, {free / 1e6:,.0f} are free")
-        with tempfile.TemporaryDirectory(prefix=".", dir=folder) as aside:
+        with tempfile.TemporaryDirectory(prefix=ASIDE, dir=folder) as aside:
             copy = Path(aside) / self.graph
             pack(self.bundle, self.graph, copy)
             if _logits(self.bundle, self.graph, copy) != _logits(self.bundle, self.graph, None):
@@ -106,26 +118,43 @@ class Prepared:
             with contextlib.suppress(FileNotFoundError):
                 self.bundle.path(name).unlink()
 
+    def _check_memory(self) -> None:
+        """Packing takes what loading takes. Raises DoesNotFit."""
+        manifest, profile = self.bundle.manifest, devices.load(devices.DEFAULT)
+        plan = memory.plan(manifest, manifest.graphs[self.graph], profile, len(SAMPLE))
+        memory.check_fits(plan, len(SAMPLE), f"packing {self.bundle.folder}")
+
     def _place(self, copy: Path) -> None:
         """The note goes first and comes last."""
         self.note.path.unlink(missing_ok=True)
-        sizes = {}
+        files = {}
         for made, place in ((copy, self.path), (copy.with_name(f"{copy.name}.data"), self.data)):
             with made.open("rb+") as file:
                 os.fsync(file.fileno())
             made.replace(place)
-            sizes[place.name] = place.stat().st_size
-        self.note.write({"sizes": sizes})
+            files[place.name] = asdict(file_facts(place))
+        self.note.write({"files": files})
 
 
 def current(bundle: Bundle, graph: str) -> Prepared | None:
-    """The copy of a graph, None if there is none; an outdated one is made again. Raises BundleError."""
+    """The copy of a graph, None if there is none; an outdated one is made again, or left alone, with a line.
+
+    Raises BundleError if it can't be made again and the bundle's own weights were removed for it.
+    """
     copy = Prepared(bundle, graph)
     if not copy.exists:
         return None
-    if reason := copy.outdated():
-        warnings.warn(f"the prepared copy is made again: {reason}", EdgertWarning, stacklevel=5)
+    reason = copy.outdated()
+    if not reason:
+        return copy
+    warnings.warn(f"the prepared copy is made again: {reason}", EdgertWarning, stacklevel=5)
+    try:
         copy.make()
+    except (EdgertError, OSError) as error:
+        if DATA in bundle.replaced:
+            raise
+        warnings.warn(f"{error}: starting without the prepared copy", EdgertWarning, stacklevel=5)
+        return None
     return copy
 
 
@@ -134,6 +163,7 @@ def _logits(bundle: Bundle, graph: str, packed: Path | None) -> bytes:
     facts = bundle.manifest.model
     tokens = [token % facts.vocab_size for token in SAMPLE][: facts.context - 1] or [0]
     session = Session(bundle, devices.load(devices.DEFAULT), graph, packed)
-    decoder = Decoder(session, facts, facts.context, len(SAMPLE), bundle.manifest.graphs[graph].kv)
+    context = min(len(SAMPLE) + 1, facts.context)
+    decoder = Decoder(session, facts, context, len(SAMPLE), bundle.manifest.graphs[graph].kv)
     read = decoder.logits(tokens).tobytes()
     return read + decoder.decode(tokens[0]).tobytes() if len(tokens) < facts.context else read

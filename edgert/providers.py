@@ -11,6 +11,7 @@ import re
 import sys
 from dataclasses import dataclass
 from functools import cache
+from importlib import metadata
 
 # The official wheels report telemetry unless this is set before their first import.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
@@ -22,7 +23,7 @@ from edgert.errors import DeviceError
 
 ort.disable_telemetry_events()  # somebody may have imported onnxruntime before us
 
-__all__ = ["CPU", "PLUGINS", "Plugin", "kv_kinds", "memory", "open_session", "ort", "why_not"]
+__all__ = ["CPU", "PLUGINS", "Plugin", "kv_kinds", "memory", "open_session", "ort", "version", "why_not"]
 
 CPU = "CPUExecutionProvider"
 VULKAN = "libvulkan.so.1"
@@ -73,6 +74,16 @@ def memory(provider: str) -> str:
 def kv_kinds(provider: str) -> tuple[str, ...]:
     """How a provider's attention can cache keys and values, the most exact first."""
     return PLUGINS[provider].kv if provider in PLUGINS else ("fp32", "int8")
+
+
+def version(provider: str) -> str:
+    """Of the package that a provider comes in."""
+    if provider not in PLUGINS:
+        return str(ort.__version__)
+    try:
+        return metadata.version(PLUGINS[provider].package)
+    except metadata.PackageNotFoundError:
+        return ""
 
 
 def why_not(provider: str) -> str | None:

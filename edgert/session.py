@@ -37,6 +37,7 @@ class Session:
         graph = graph or bundle.graph()
         path = packed or bundle.path(graph)
         self.threads = profile.threads or devices.physical_threads().count
+        self._provider = profile.provider.name
         self._memory = providers.memory(profile.provider.name)
         self._copies = profile.provider.name != providers.CPU
         kinds = providers.kv_kinds(profile.provider.name)
@@ -52,8 +53,9 @@ class Session:
         except DeviceError as error:
             raise DeviceError(f"device '{profile.name}' needs {profile.provider.name}: {error}") from error
         except Exception as error:
-            again = f"; remove {path.parent} and run `edgert prepare` again" if packed else ""
-            raise BundleError(f"{path}: onnxruntime can't load it: {error}{again}") from error
+            raise BundleError(
+                f"{path}: onnxruntime can't load it: {error}{_advice(bundle, packed)}"
+            ) from error
 
     def buffer(self, shape: Iterable[int], dtype: type[np.generic]) -> OrtValue:
         """Memory where the session computes: runs read and write it there and copy nothing."""
@@ -74,7 +76,14 @@ class Session:
         return binding
 
     def run(self, binding: Binding) -> None:
-        self._session.run_with_iobinding(binding.current())
+        """Raises DeviceError where a provider of its own package fails."""
+        if not self._copies:
+            self._session.run_with_iobinding(binding.current())
+            return
+        try:
+            self._session.run_with_iobinding(binding.current())
+        except Exception as error:
+            raise DeviceError(f"{self._provider} fails: {str(error).splitlines()[0]}") from error
 
 
 class Binding:
@@ -102,6 +111,14 @@ class Binding:
         for name, value in self._host.items():
             self._binding.bind_ortvalue_input(name, value)
         return self._binding
+
+
+def _advice(bundle: Bundle, packed: Path | None) -> str:
+    """What helps where a graph can't be loaded; weights that there are only once are not to be removed."""
+    if not bundle.replaced:
+        return f"; remove {packed.parent} and run `edgert prepare` again" if packed else ""
+    own = "" if packed else "; its weights were removed by `edgert prepare --replace`"
+    return f"{own}; if this stays so, export or pull the bundle again"
 
 
 def pack(bundle: Bundle, graph: str, target: Path) -> None:

@@ -13,12 +13,12 @@ from edgert.bundle import Bundle
 from edgert.decoder import Decoder
 from edgert.devices import DeviceProfile
 from edgert.engine import choose_graph
-from edgert.errors import EdgertError
+from edgert.errors import DeviceError, EdgertError
 from edgert.machine import Note
 from edgert.session import Session
 
 NOTE = "tuned"
-PROMPT = 256  # tokens that are read; then
+PROMPT = 512  # tokens that are read; then
 STEPS = 24  # tokens are decoded
 ROUNDS = 3  # medians are taken of
 CHUNKS = (64, 128, 256, 512)
@@ -54,9 +54,9 @@ class Tuning:
         for device in dict.fromkeys(trial.device for trial in self.trials if trial.device != best.device):
             trials = [trial for trial in self.trials if trial.device == device]
             rival = max(trials, key=lambda trial: trial.decode)
-            slower = 1 - rival.decode / best.decode
-            others.append(f"{device} {rival.failure or f'{slower:.0%} slower than {best.device} here'}")
-        chosen = f"using {best.device}, {best.threads} threads, prefill in chunks of {best.prefill_chunk}"
+            others.append(f"{device} {rival.failure or _compared(rival, best)}")
+        threads = f"{best.threads} threads" if best.threads else "onnxruntime's number of threads"
+        chosen = f"using {best.device}, {threads}, prefill in chunks of {best.prefill_chunk}"
         return "; ".join([*others, chosen])
 
     def profile(self) -> DeviceProfile:
@@ -64,22 +64,30 @@ class Tuning:
         best = self.winner
         return replace(devices.load(best.device), threads=best.threads, prefill_chunk=best.prefill_chunk)
 
-    def write(self, bundle: Bundle) -> None:
-        Note(bundle, NOTE).write(asdict(self))
-
     @staticmethod
     def read(bundle: Bundle) -> Tuning | None:
         """What was measured for a bundle on this machine; None if nothing was since anything changed."""
         table = Note(bundle, NOTE).read()
         if table is None:
             return None
-        return Tuning(Trial(**table["winner"]), tuple(Trial(**trial) for trial in table["trials"]))
+        try:
+            return Tuning(Trial(**table["winner"]), tuple(Trial(**trial) for trial in table["trials"]))
+        except (KeyError, TypeError):
+            return None  # of another edgert
+
+
+def _compared(rival: Trial, best: Trial) -> str:
+    slower = 1 - rival.decode / best.decode
+    if slower < CLEAR - 1:
+        return f"is as fast as {best.device} here"
+    return f"{slower:.0%} slower than {best.device} here"
 
 
 def tune(bundle: Bundle, candidates: Sequence[DeviceProfile], progress: Progress) -> Tuning:
     """Measure and remember. The first candidate, this machine's own, wins where others don't clearly.
 
-    Threads are chosen by decoding, which is most of an answer; then the chunk by prefill.
+    Threads are chosen by decoding, which is most of an answer; then the chunk by prefill. Raises DeviceError
+    if nothing works.
     """
     own, *others = candidates
     wanted = [replace(own, threads=threads) for threads in thread_counts(own)] + list(others)
@@ -89,6 +97,8 @@ def tune(bundle: Bundle, candidates: Sequence[DeviceProfile], progress: Progress
         trials.append(try_out(bundle, profile))
         progress(len(trials), total)
     best = _best(trials, lambda trial: trial.decode)
+    if best.failure:
+        raise DeviceError(f"nothing to choose from: {best.device} {best.failure}")
     usual = replace(devices.load(best.device), threads=best.threads)
     chunks = [best]
     for chunk in CHUNKS:
@@ -96,15 +106,15 @@ def tune(bundle: Bundle, candidates: Sequence[DeviceProfile], progress: Progress
             chunks.append(try_out(bundle, replace(usual, prefill_chunk=chunk)))
         progress(len(wanted) + len(chunks), total)
     found = Tuning(_best(chunks, lambda trial: trial.prefill), tuple(trials + chunks[1:]))
-    found.write(bundle)
+    Note(bundle, NOTE).try_to_write(asdict(found))
     return found
 
 
 def thread_counts(profile: DeviceProfile) -> list[int]:
-    """The profile's own number first, then one less, half of it, and all processors."""
-    usual = profile.threads or devices.physical_threads().count
-    every = devices.processors()
-    return [count for count in dict.fromkeys((usual, usual - 1, usual // 2, every)) if count >= 1]
+    """The profile's own number, 0 for onnxruntime's choice; then one less, half of it, all processors."""
+    usual, every = profile.threads or devices.physical_threads().count, devices.processors()
+    known = usual or every
+    return [usual, *(n for n in dict.fromkeys((known - 1, known // 2, every)) if n >= 1 and n != usual)]
 
 
 def _best(trials: Sequence[Trial], speed: Callable[[Trial], float]) -> Trial:
@@ -117,14 +127,16 @@ def try_out(bundle: Bundle, profile: DeviceProfile) -> Trial:
     """Measure one way; a provider that can't run or answers wrong fails."""
     try:
         decoder, threads = _open(bundle, profile)
-        trial = Trial(profile.name, threads, profile.prefill_chunk)
+        trial = Trial(profile.source, threads, profile.prefill_chunk)
         expected = golden.read(bundle)
         kl = golden.replay(decoder, expected) if expected else 0.0
         if kl > golden.LIMIT:
             return replace(trial, failure=f"answers wrong here (KL {kl:.2f})")
         prefill, decode = zip(*_rounds(decoder), strict=True)
     except EdgertError as error:
-        return Trial(profile.name, profile.threads, profile.prefill_chunk, failure=f"can't be used: {error}")
+        return Trial(
+            profile.source, profile.threads, profile.prefill_chunk, failure=f"can't be used: {error}"
+        )
     return replace(trial, decode=statistics.median(decode), prefill=statistics.median(prefill))
 
 

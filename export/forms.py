@@ -115,6 +115,10 @@ class Blocks(Stored):
     def label(self) -> str:
         return f"blocks{self.bits}"
 
+    def reading(self, stored: Form) -> Blocks:
+        """Another device may have wanted smaller blocks; its level stays a device's own."""
+        return replace(self, block_size=getattr(stored, "block_size", self.block_size))
+
     def fitted(self, columns: int) -> Blocks:
         """Blocks must fill a row: the next smaller size that does."""
         size = self.block_size

@@ -139,7 +139,7 @@ class Job:
         """One for all devices that read the weights alike."""
         readers: list[Reader] = []
         for profile in self.profiles:
-            recipe = self._recipe(profile).reading(stored)
+            recipe = replace(self._recipe(profile).reading(stored), wide={})  # it has served
             found = next((i for i, reader in enumerate(readers) if reader.recipe == recipe), None)
             if found is None:
                 readers.append(Reader(recipe, (profile.name,)))

@@ -67,7 +67,8 @@ def measure(checkpoint: Checkpoint, bundle: Bundle, sample: Sample, progress: Pr
         decoder = _decoder(bundle, graph, sample.measuring.shape[1])
         passport.fidelity[graph] = _fidelity(original, decoder, sample, advance)
         if not passport.golden:
-            passport.golden = golden.record(decoder, _golden_texts(bundle, decoder.cache.capacity))
+            texts = [*_golden_texts(bundle), sample.measuring[0].tolist()]
+            passport.golden = golden.record(decoder, texts)
     return passport
 
 
@@ -77,9 +78,9 @@ def _decoder(bundle: Bundle, graph: str, window: int) -> Decoder:
     return Decoder(session, bundle.manifest.model, window, window, bundle.manifest.graphs[graph].kv)
 
 
-def _golden_texts(bundle: Bundle, context: int) -> list[list[int]]:
+def _golden_texts(bundle: Bundle) -> list[list[int]]:
     tokenizer = open_tokenizer(bundle)
-    return [tokenizer.encode(text)[: min(golden.LONGEST, context)] for text in golden.TEXTS]
+    return [tokenizer.encode(text) for text in golden.TEXTS]
 
 
 def _fidelity(original: Original, decoder: Decoder, sample: Sample, advance: Callable[[], None]) -> Fidelity:

@@ -57,8 +57,9 @@ class Recipe:
         weights = sum(matrix.size for matrix in matrices.values())
         fitted = {_kind(name): self.fitted(name, matrix) for name, matrix in matrices.items()}
         blocks = {kind: fitted[kind] for kind in self.forms if kind in fitted}
-        sizes = {kind: form.block_size for kind, form in blocks.items() if isinstance(form, Blocks)}
-        levels = [form.accuracy_level for form in blocks.values() if isinstance(form, Blocks)]
+        read = {kind: getattr(form, "blocks", form) for kind, form in blocks.items()}
+        sizes = {kind: form.block_size for kind, form in read.items() if isinstance(form, Blocks)}
+        levels = [form.accuracy_level for form in read.values() if isinstance(form, Blocks)]
         some = next(iter(self.forms.values()))
         return Quantization(
             scheme=self.scheme,

@@ -120,6 +120,10 @@ class RowsAndBlocks(Stored):
     def label(self) -> str:
         return self.blocks.label
 
+    @property
+    def block_size(self) -> int:
+        return self.blocks.block_size
+
     def fitted(self, columns: int) -> RowsAndBlocks:
         return replace(self, blocks=self.blocks.fitted(columns))
 
@@ -147,8 +151,12 @@ def joined(first: Form, second: Form) -> Form:
     if first == second:
         return first
     match first, second:
+        case Blocks(), Blocks() if first.bits == second.bits:
+            return min(first, second, key=lambda form: form.block_size)
+        case (RowsAndBlocks(rows, blocks), Blocks(bits=8) as other):
+            return RowsAndBlocks(rows, min(blocks, other, key=lambda form: form.block_size))
         case (Rows() as rows, Blocks(bits=8) as blocks) | (Blocks(bits=8) as blocks, Rows() as rows):
             return RowsAndBlocks(replace(rows, shared=True), blocks)
-        case (RowsAndBlocks(blocks=blocks) as both, other) if other in (Rows(), blocks):
-            return both
+        case RowsAndBlocks(), Rows():
+            return first
     raise ValueError(f"weights stored as {first.label} can't be read as {second.label}, too")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -98,8 +99,7 @@ def _check_free(folder: Path, force: bool) -> None:
 
 
 def _is_ours(name: str) -> bool:
-    graph = name.startswith("model") and name.endswith(".onnx")
-    return graph or name in BUNDLE_FILES
+    return name in BUNDLE_FILES or re.fullmatch(r"model(-rows8|-blocks[48])?(-kv8)?\.onnx", name) is not None
 
 
 def _swap(aside: Path, folder: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 import edgert
-from edgert import devices, doctor, engine, golden, heat, providers
+from edgert import devices, doctor, engine, golden, heat, prepared, providers
 from edgert.bundle import open_bundle
 from edgert.cli import main
 from edgert.export import ExportOptions, export
@@ -40,13 +40,14 @@ def bad(bundle, profile=None):
 
 def test_a_sound_bundle_on_a_sound_machine(bundle):
     assert bad(bundle) == {}
-    assert "3 golden prompts, KL 0.0" in findings(bundle)["self-test on CPUExecutionProvider"].text
+    assert "KL 0.0" in findings(bundle)["self-test on CPUExecutionProvider"].text
 
 
 def test_golden_prompts_travel_in_the_bundle(measured):
     found = golden.read(measured)
-    assert len(found) == len(golden.TEXTS)
-    assert all(len(one.tokens) == len(one.ids) <= golden.LONGEST for one in found)
+    assert len(found) == len(golden.TEXTS) + 1
+    assert max(len(one.tokens) for one in found) == golden.LONGEST
+    assert all(len(one.positions) == len(one.ids) for one in found)
     assert "golden.json" in measured.manifest.files
 
 
@@ -136,6 +137,59 @@ def test_the_verdict_is_remembered(bundle, broken, monkeypatch):
         edgert.load(bundle.folder, device=broken)
 
 
+def test_doctor_checks_again_and_corrects_the_verdict(bundle, broken, monkeypatch):
+    """The driver was repaired: after doctor has looked, the provider is used."""
+    with pytest.warns(edgert.EdgertWarning):
+        edgert.load(bundle.folder, device=broken)
+    monkeypatch.setattr(Broken, "run_with_iobinding", lambda self, b: self._session.run_with_iobinding(b))
+    with pytest.warns(edgert.EdgertWarning, match="using the CPU"):
+        edgert.load(bundle.folder, device=broken)
+    assert bad(bundle, devices.load(broken)) == {}
+    assert edgert.load(bundle.folder, device=broken).profile.name == "broken"
+
+
+def test_a_provider_that_fails_is_not_used(bundle, broken, monkeypatch):
+    def fail(self, binding):
+        raise RuntimeError("no kernel")
+
+    monkeypatch.setattr(Broken, "run_with_iobinding", fail)
+    with pytest.warns(edgert.EdgertWarning, match="BrokenProvider fails: no kernel: using the CPU"):
+        assert edgert.load(bundle.folder, device=broken).profile.provider.name == providers.CPU
+
+
+def test_a_bundle_that_can_not_be_written_to_is_checked_each_time(bundle, broken, monkeypatch):
+    monkeypatch.setattr(Broken, "run_with_iobinding", lambda self, b: self._session.run_with_iobinding(b))
+    bundle.path("machine").write_text("in the way")
+    with pytest.warns(edgert.EdgertWarning, match="not remembered for the next time"):
+        assert edgert.load(bundle.folder, device=broken).profile.name == "broken"
+
+
+def test_a_short_context_is_checked_on_what_fits(bundle, broken, monkeypatch):
+    monkeypatch.setattr(Broken, "run_with_iobinding", lambda self, b: self._session.run_with_iobinding(b))
+    assert edgert.load(bundle.folder, device=broken, context=16).context == 16
+
+
+def test_a_machine_that_lacks_what_kernels_need_is_told(bundle):
+    found = findings(bundle, devices.load("raspberry-pi-4"))["device raspberry-pi-4"]
+    here = devices.here().architecture
+    assert found.verdict == ("ok" if here == "arm64" else "note")
+
+
+def test_a_damaged_prepared_copy_is_found(bundle):
+    copy = prepared.Prepared(bundle, bundle.graph())
+    copy.make()
+    assert findings(bundle)["prepared copy"].text == "fits this machine, has its SHA-256"
+    content = bytearray(copy.data.read_bytes())
+    content[len(content) // 3] ^= 1
+    copy.data.write_bytes(content)
+    assert "damaged (another SHA-256)" in bad(bundle)["prepared copy"]
+
+
+def test_a_bundle_that_is_none_is_a_finding(tmp_path):
+    result = CliRunner().invoke(main, ["doctor", str(tmp_path)])
+    assert result.exit_code == 1 and "BAD   files" in result.stdout and "machine" in result.stdout
+
+
 def test_doctor_says_that_it_answers_wrong(bundle, broken):
     text = bad(bundle, devices.load(broken))["self-test on BrokenProvider"]
     assert "answers wrong" in text and "the CPU is used instead" in text
@@ -171,7 +225,7 @@ def test_damaged_golden_prompts_are_named(bundle):
 def test_findings_as_json(bundle):
     result = CliRunner().invoke(main, ["doctor", str(bundle.folder), "--json"])
     subjects = [finding["subject"] for finding in json.loads(result.stdout)]
-    assert subjects[:3] == ["machine", "device", "onnxruntime"] and "files" in subjects
+    assert subjects[:3] == ["machine", "detected", "device laptop-cpu"] and "files" in subjects
 
 
 def test_the_machine_alone(monkeypatch):

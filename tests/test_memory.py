@@ -69,7 +69,9 @@ def test_and_so_it_is_for_other_forms(student, tmp_path):
 
 
 def plan(context=1000):
-    return memory.MemoryPlan(context, 100, 500, kv_per_token=2, scratch=10, loading=700, mapped=False)
+    return memory.MemoryPlan(
+        context, 100, 500, kv_per_token=2, scratch=10, packing=60, reading=640, mapped=False
+    )
 
 
 def test_what_a_plan_adds_up():
@@ -77,6 +79,8 @@ def test_what_a_plan_adds_up():
     assert plan().longest_context(710, 4096) == 50
     assert plan().longest_context(10**9, 4096) == 4096
     assert plan().longest_context(600, 4096) == 0
+    assert plan(10).needed == 660 and plan().needed == plan().total
+    assert plan().longest_context(659, 4096) == 0  # not even loading fits
 
 
 def test_what_does_not_fit_is_refused_with_the_ways_out(bundles, monkeypatch):
@@ -91,12 +95,15 @@ def test_what_does_not_fit_is_refused_with_the_ways_out(bundles, monkeypatch):
 
 
 def test_a_shorter_context_is_named_and_fits(bundles, monkeypatch):
-    whole = predicted(bundles(), "laptop-cpu", 64)
-    monkeypatch.setattr(devices, "memory_available", lambda: whole - 1)
-    monkeypatch.setattr(memory, "_scratch", lambda model, chunk: 0)
-    plan = memory.MemoryPlan(64, whole - 65, 0, kv_per_token=2, scratch=0, loading=0, mapped=False)
-    with pytest.raises(edgert.DoesNotFit, match="--context 32 fits"):
-        memory.check_fits(plan, 4096, "it")
+    """What the message names loads; one token more does not."""
+    enough = predicted(bundles(), "laptop-cpu", 100)
+    monkeypatch.setattr(devices, "memory_available", lambda: enough)
+    with pytest.raises(edgert.DoesNotFit) as refused:
+        edgert.load(bundles(), context=200)
+    named = int(re.search(r"--context (\d+) fits", str(refused.value))[1])
+    assert edgert.load(bundles(), context=named).context == named == 100
+    with pytest.raises(edgert.DoesNotFit):
+        edgert.load(bundles(), context=named + 1)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="limits of address space are POSIX")

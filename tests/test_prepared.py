@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 import edgert
-from edgert import machine
+from edgert import devices, machine
 from edgert.bundle import open_bundle
 from edgert.cli import main
 from edgert.prepared import Prepared
@@ -52,6 +52,41 @@ def test_a_stale_copy_is_rebuilt_and_never_used(bundle, copy, field):
     with pytest.warns(edgert.EdgertWarning, match=f"is made again: it is of another {field}"):
         edgert.load(bundle.folder)
     assert copy.usable
+
+
+def test_a_stale_copy_that_can_not_be_rebuilt_is_left_alone(bundle, copy, monkeypatch):
+    note = json.loads(copy.note.path.read_text())
+    note["of"]["onnxruntime"] = "another"
+    copy.note.path.write_text(json.dumps(note))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 9, 1000))
+    with (
+        pytest.warns(edgert.EdgertWarning, match="is made again"),
+        pytest.warns(edgert.EdgertWarning, match="0 are free: starting without the prepared copy"),
+    ):
+        assert edgert.load(bundle.folder).generate([1, 2], max_tokens=2).token_ids
+
+
+def test_packing_is_refused_where_memory_is_short(bundle, monkeypatch):
+    monkeypatch.setattr(devices, "memory_available", lambda: 1 << 20)
+    with pytest.raises(edgert.DoesNotFit, match="packing .* needs"):
+        Prepared(bundle, bundle.graph()).make()
+
+
+def test_what_a_killed_run_left_is_swept(bundle):
+    left = bundle.path("machine") / ".packing-x"
+    left.mkdir(parents=True)
+    Prepared(bundle, bundle.graph()).make()
+    assert not left.exists()
+
+
+def test_no_advice_removes_the_only_weights(bundle, copy):
+    copy.replace_original()
+    copy.path.write_bytes(b"x" * copy.path.stat().st_size)
+    with pytest.raises(
+        edgert.BundleError, match="if this stays so, export or pull the bundle again"
+    ) as error:
+        edgert.load(bundle.folder)
+    assert "edgert prepare" not in str(error.value)
 
 
 def test_a_copy_cut_short_is_noticed(bundle, copy):

@@ -10,7 +10,10 @@ import edgert
 from edgert import devices
 from edgert.bundle import open_bundle
 from edgert.devices.hardware import from_linux, memory_available, memory_total
+from edgert.engine import choose_graph
 from edgert.export import ExportOptions, export
+from edgert.export.forms import Blocks
+from edgert.export.rows import Rows, joined
 
 CORTEX_A72 = """\
 processor\t: 0
@@ -29,6 +32,13 @@ XEON = "model name\t: Intel(R) Xeon(R)\nflags\t\t: fpu sse2 avx avx2 avx512_vnni
         ("arm64", CORTEX_A76, "Raspberry Pi 5 Model B Rev 1.0\0", "raspberry-pi-5", "the board calls itself"),
         ("arm64", CORTEX_A72, "Raspberry Pi 4 Model B Rev 1.4\0", "raspberry-pi-4", "the board calls itself"),
         ("arm64", CORTEX_A72, "Raspberry Pi Zero 2 W Rev 1.0", "raspberry-pi-zero-2-w", "the board calls"),
+        (
+            "arm64",
+            CORTEX_A76 + "Model\t\t: Raspberry Pi 5 Model B Rev 1.0\n",
+            "",
+            "raspberry-pi-5",
+            "calls itself",
+        ),
         ("arm64", CORTEX_A72, "Some Board", "raspberry-pi-4", "Cortex-A72 has no dotprod"),
         ("arm64", CORTEX_A76, "", "laptop-cpu", "Cortex-A76 has dotprod"),
         ("x86_64", XEON, "", "laptop-cpu", "Xeon(R) has avx2"),
@@ -71,13 +81,30 @@ def test_graphs_share_the_weights(both, checkpoints, tmp_path):
     assert weights < more < 1.3 * weights  # tiny matrices, padded to pages
 
 
-@pytest.mark.parametrize("device", ["laptop-cpu", "raspberry-pi-4"])
-def test_each_device_runs_its_own_graph(both, device):
-    ours = edgert.load(both.folder, device=device)
-    assert both.manifest.graphs[both.graph(slower=ours.profile.slower)].devices[-1] in (
-        device,
-        "raspberry-pi-5",
-    )
+@pytest.mark.parametrize(
+    "order",
+    [("laptop-cpu", "raspberry-pi-4", "raspberry-pi-5"), ("raspberry-pi-4", "raspberry-pi-5", "laptop-cpu")],
+)
+def test_each_device_runs_its_own_graph(checkpoints, tmp_path, order):
+    """Whatever order they were named in at export."""
+    bundle = export(checkpoints("llama"), tmp_path / "b", ExportOptions(devices=order, verify=False))
+    for name in order:
+        graph = choose_graph(bundle, devices.load(name), None)
+        assert name in bundle.manifest.graphs[graph].devices
+
+
+def test_a_laptop_and_its_gpu_share_the_smaller_blocks(checkpoints, tmp_path):
+    options = ExportOptions(devices=("laptop-cpu", "integrated-gpu"), verify=False)
+    bundle = export(checkpoints("llama"), tmp_path / "b", options)
+    assert bundle.manifest.graphs["model.onnx"].devices == ("laptop-cpu", "integrated-gpu")
+    assert set(bundle.manifest.quantization.block_size.values()) == {32}
+
+
+def test_4_bit_graphs_that_are_the_same_are_one(checkpoints, tmp_path):
+    options = ExportOptions(quant="int4", devices=("laptop-cpu", "raspberry-pi-4"), verify=False)
+    with pytest.warns(edgert.EdgertWarning, match="int4 on raspberry-pi-4"):
+        bundle = export(checkpoints("llama"), tmp_path / "b", options)
+    assert list(bundle.manifest.graphs) == ["model.onnx"]
 
 
 def test_both_readings_of_the_weights_predict_the_same(both):
@@ -90,12 +117,13 @@ def test_both_readings_of_the_weights_predict_the_same(both):
 
 
 def test_devices_that_can_not_share_are_refused(checkpoints, tmp_path):
+    """4 bits in blocks can't be read as the 8-bit rows that a mixed bundle has on a Raspberry Pi 4, say."""
     other = tmp_path / "mine.toml"
-    text = devices.resources.files("edgert.devices").joinpath("laptop-cpu.toml").read_text("utf-8")
-    other.write_text(text.replace('"laptop-cpu"', '"mine"').replace("qkv = 64", "qkv = 16"))
-    options = ExportOptions(devices=("laptop-cpu", str(other)), verify=False)
-    with pytest.raises(edgert.UsageError, match="laptop-cpu and mine can't share a bundle"):
-        export(checkpoints("llama"), tmp_path / "b", options)
+    text = devices.resources.files("edgert.devices").joinpath("raspberry-pi-4.toml").read_text("utf-8")
+    other.write_text(text.replace('"raspberry-pi-4"', '"mine"'))
+    assert edgert.devices.load(str(other)).source == str(other)
+    with pytest.raises(ValueError, match="weights stored as rows8 can't be read as blocks4, too"):
+        joined(Rows(), Blocks(4, 64, 4))
 
 
 def test_a_device_that_wants_8_bit_keys_gets_a_graph(checkpoints, tmp_path):

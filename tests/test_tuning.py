@@ -69,7 +69,7 @@ def test_a_device_that_can_not_be_used_loses(bundle, tmp_path):
         text.replace('"laptop-cpu"', '"npu"').replace("CPUExecutionProvider", "NPUExecutionProvider")
     )
     found = tuning.tune(bundle, [devices.detect().profile, devices.load(str(path))], silent)
-    assert "npu can't be used: device 'npu' needs NPUExecutionProvider" in found.verdict
+    assert f"{path} can't be used: device 'npu' needs NPUExecutionProvider" in found.verdict
 
 
 def test_what_was_measured_on_another_machine_is_forgotten(bundle, monkeypatch):
@@ -77,6 +77,36 @@ def test_what_was_measured_on_another_machine_is_forgotten(bundle, monkeypatch):
     monkeypatch.setattr("edgert.machine.ort.__version__", "9.9.9")
     assert Tuning.read(bundle) is None
     assert "not tuned yet" in CliRunner().invoke(main, ["devices", str(bundle.folder)]).stdout
+
+
+def test_a_profile_of_ones_own_can_win(bundle, monkeypatch, tmp_path):
+    text = devices.resources.files("edgert.devices").joinpath("laptop-cpu.toml").read_text("utf-8")
+    path = tmp_path / "mine.toml"
+    path.write_text(text.replace('"laptop-cpu"', '"mine"').replace('threads = "physical"', "threads = 1"))
+
+    def measured(_bundle, profile):
+        speed = 20.0 if profile.name == "mine" else 10.0
+        return Trial(profile.source, profile.threads, profile.prefill_chunk, speed, speed)
+
+    monkeypatch.setattr(tuning, "try_out", measured)
+    tuning.tune(bundle, [devices.detect().profile, devices.load(str(path))], silent)
+    assert edgert.load(bundle.folder).profile.name == "mine"
+    path.unlink()
+    with pytest.warns(edgert.EdgertWarning, match="unknown device .* using laptop-cpu; `edgert tune`"):
+        assert edgert.load(bundle.folder).profile.name == "laptop-cpu"
+
+
+def test_where_cores_are_not_known_onnxruntimes_choice_is_tried_first(monkeypatch):
+    monkeypatch.setattr(devices, "physical_threads", lambda: devices.Threads(0, "unknown"))
+    monkeypatch.setattr(devices, "processors", lambda: 8)
+    assert tuning.thread_counts(devices.load("laptop-cpu")) == [0, 7, 4, 8]
+
+
+def test_nothing_that_works_is_an_error(bundle, monkeypatch):
+    monkeypatch.setattr(tuning, "try_out", lambda _b, p: Trial(p.source, 1, 64, failure="answers wrong here"))
+    with pytest.raises(edgert.DeviceError, match="nothing to choose from: laptop-cpu answers wrong here"):
+        tuning.tune(bundle, [devices.load("laptop-cpu")], silent)
+    assert Tuning.read(bundle) is None
 
 
 def test_a_device_asked_for_overrides_it(bundle, monkeypatch):

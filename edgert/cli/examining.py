@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import click
@@ -11,7 +12,7 @@ import click
 from edgert import home
 from edgert.cli import console
 from edgert.cli.opening import default_bundle
-from edgert.errors import EdgertError
+from edgert.errors import BundleError, EdgertError
 
 if TYPE_CHECKING:
     from edgert.bundle import Bundle
@@ -81,11 +82,14 @@ def doctor(context: click.Context, bundle: str | None, device: str | None, as_js
     """
     from edgert import devices
     from edgert.bundle import open_bundle
-    from edgert.doctor import examine
+    from edgert.doctor import Finding, examine
 
-    opened = open_bundle(home.find_bundle(bundle)) if bundle else None
-    findings = []
-    for finding in examine(opened, devices.load(device) if device else None):
+    findings, opened, broken = [], None, []
+    try:
+        opened = open_bundle(home.find_bundle(bundle)) if bundle else None
+    except BundleError as error:
+        broken = [Finding("files", "bad", str(error))]
+    for finding in chain(examine(opened, devices.load(device) if device else None), broken):
         findings.append(finding)
         if not as_json:
             click.echo(f"{MARKS[finding.verdict]}  {finding.subject:22} {finding.text}")
@@ -131,7 +135,7 @@ def default_bundle_opened() -> Bundle:
 
 
 def _line(trial: Trial) -> str:
-    how = f"{trial.device:16} {trial.threads:2} threads, chunks of {trial.prefill_chunk:3}"
+    how = f"{trial.device:16} {trial.threads or '?':>2} threads, chunks of {trial.prefill_chunk:3}"
     if trial.failure:
         return f"{how}  {trial.failure}"
     return f"{how}  decode {trial.decode:7.1f} tokens/s  prefill {trial.prefill:7.0f} tokens/s"

@@ -13,6 +13,7 @@ import click
 from edgert import home
 from edgert.cli.opening import default_bundle
 from edgert.cli.options import kv_option
+from edgert.errors import UsageError
 
 if TYPE_CHECKING:
     from edgert.bundle import Bundle, Manifest
@@ -27,9 +28,7 @@ if TYPE_CHECKING:
 @click.option(
     "--quant",
     type=click.Choice(["int8", "int4", "fp32"]),
-    default="int8",
-    show_default=True,
-    help="How a checkpoint would be exported.",
+    help="How a checkpoint would be exported; int8 if not given.",
 )
 @kv_option
 @click.option("--json", "as_json", is_flag=True, help="Print bytes as JSON.")
@@ -38,7 +37,7 @@ def fit(
     source: str,
     names: tuple[str, ...],
     context: int | None,
-    quant: str,
+    quant: str | None,
     kv: str | None,
     as_json: bool,
 ) -> None:
@@ -60,16 +59,18 @@ def fit(
         click.echo("\n\n".join("\n".join(_lines(*found)) for found in fits))
 
 
-def _manifest(source: str, profile: DeviceProfile, quant: str, kv: str | None) -> Manifest:
-    """Of a bundle, or the one that exporting a checkpoint for a device would give."""
+def _manifest(source: str, profile: DeviceProfile, quant: str | None, kv: str | None) -> Manifest:
+    """Of a bundle, or the one that exporting a checkpoint for a device would give. Raises UsageError."""
     from edgert.bundle import MANIFEST, open_bundle
 
     folder = home.find_bundle(source)
     if (folder / MANIFEST).exists():
+        if quant:
+            raise UsageError(f"{source} is a bundle, exported already: --quant is for checkpoints")
         return open_bundle(folder).manifest
     from edgert import export
 
-    options: dict[str, Any] = {"quant": quant, "kv": kv, "devices": (profile.name,)}
+    options: dict[str, Any] = {"quant": quant or "int8", "kv": kv, "devices": (profile.source,)}
     return export.preview(Path(source), export.ExportOptions(**options))
 
 
@@ -81,8 +82,11 @@ def _fit(
     from edgert.engine import choose_graph
 
     graph = choose_graph(Bundle(Path(manifest.name), manifest), profile, kv)
-    context = min(context or profile.context, manifest.model.context)
-    return manifest, profile, memory.plan(manifest, manifest.graphs[graph], profile, context)
+    limit = manifest.model.context
+    if context and context > limit:
+        raise UsageError(f"--context {context}: the longest that {manifest.name} can hold is {limit}")
+    length = context or min(profile.context, limit)
+    return manifest, profile, memory.plan(manifest, manifest.graphs[graph], profile, length)
 
 
 def _places(profile: DeviceProfile) -> list[tuple[str, int]]:
@@ -102,13 +106,14 @@ def _lines(manifest: Manifest, profile: DeviceProfile, plan: MemoryPlan) -> Iter
     yield f"  {'keys and values':22}{_mb(plan.kv)}   {plan.kv_per_token / 1e3:.1f} MB per 1,000 tokens"
     yield f"  {'runtime, tokenizer':22}{_mb(plan.runtime)}"
     yield f"  {'scratch':22}{_mb(plan.scratch)}   while reading {profile.prefill_chunk} tokens at a time"
+    if plan.packing:
+        yield f"  {'packing':22}{_mb(plan.packing)}   on top of weights and runtime while it loads"
     yield f"  {'total':22}{_mb(plan.total)}   peak {plan.peak / 1e6:,.0f} MB"
     for place, room in _places(profile):
         longest = plan.longest_context(room, manifest.model.context)
         if not longest:
-            verdict = (
-                f"does not fit: {(plan.total - plan.kv - room) / 1e6:,.0f} MB too much without any token"
-            )
+            least = max(plan.total - plan.kv, plan.runtime + plan.weights + plan.packing)
+            verdict = f"does not fit: {(least - room) / 1e6:,.0f} MB too much without any token"
         elif longest < plan.context:
             verdict = f"fits with a shorter context: --context {longest}"
         else:
@@ -126,7 +131,7 @@ def _table(manifest: Manifest, profile: DeviceProfile, plan: MemoryPlan) -> dict
         {"memory": place, "free": room, "longest_context": plan.longest_context(room, limit)}
         for place, room in _places(profile)
     ]
-    totals = {"kv": plan.kv, "total": plan.total, "peak": plan.peak}
+    totals = {"kv": plan.kv, "total": plan.total, "needed": plan.needed, "peak": plan.peak}
     return {"name": manifest.name, "device": profile.name, **asdict(plan), **totals, "places": places}
 
 
@@ -141,7 +146,8 @@ def prepare(*, bundle: str | None, kv: str | None, replace: bool) -> None:
     must be kept. The copy belongs to this processor and version of onnxruntime; after
     an update it is made again by itself.
 
-    --replace saves disk: the bundle then runs on machines like this one only, and nowhere else.
+    --replace saves disk, but then the copy is all there is: the bundle runs on machines like this one only,
+    and after an update of onnxruntime it has to be exported or pulled again.
     """
     from edgert import devices
     from edgert.bundle import open_bundle
