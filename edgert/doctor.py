@@ -127,9 +127,9 @@ def self_test(bundle: Bundle, profile: DeviceProfile) -> Finding:
         return Finding(subject, "bad", str(error))
     if kl is None:
         return Finding(subject, "note", "no golden prompts: the bundle was exported with --no-verify")
-    if kl > golden.LIMIT:
+    if kl > golden.limit(bundle):
         instead = "export or pull it again" if on_cpu(profile) else "the CPU is used instead"
-        return Finding(subject, "bad", f"answers wrong: KL {kl:.2f} from the golden prompts; {instead}")
+        return Finding(subject, "bad", f"answers wrong: KL {kl:.4f} from the golden prompts; {instead}")
     return Finding(subject, "ok", f"KL {kl:.5f} from the golden prompts")
 
 

@@ -107,11 +107,11 @@ def _answers_right(bundle: Bundle, engine: Engine) -> bool:
     if kl is None:
         _warn(f"{name} is not checked: {bundle.folder} has no golden prompts (exported with --no-verify)")
         return True
-    if kl <= golden.LIMIT:
+    if kl <= golden.limit(bundle):
         return True
     _warn(
-        f"{name} answers wrong here (KL {kl:.2f} from the golden prompts, up to {golden.LIMIT} is rounding): "
-        "using the CPU; `edgert doctor --device` checks again"
+        f"{name} answers wrong here (KL {kl:.4f} from the golden prompts, up to {golden.limit(bundle):.4f} "
+        "is rounding): using the CPU; `edgert doctor --device` checks again"
     )
     return False
 

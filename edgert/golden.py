@@ -27,8 +27,9 @@ KEPT = 16  # likeliest tokens a position
 POSITIONS = 32  # of a text, evenly spread
 DECODED = 4  # tokens at the end that are fed one at a time
 
-# Kernels round differently: KL of 0.01 is common between processors. Wrong ones are above 1.
-LIMIT = 0.1
+# Kernels round differently, about as much as the export itself has: more than this many times that is wrong.
+# Measured on tiny models: WebGPU where it is right 0.2 times, where a kernel is wrong 7 to 28 times.
+TIMES, LEAST, MOST = 4, 0.001, 0.2
 
 
 @dataclass(frozen=True)
@@ -60,8 +61,8 @@ def _golden(tokens: Sequence[int], logprobs: Logits) -> Golden:
 
 
 def replay(decoder: Decoder, goldens: Sequence[Golden]) -> float:
-    """Mean KL of a decoder's predictions from the golden ones, in nats: over the kept tokens and all others
-    together, both as prefill and a token at a time. Infinite where it gives something that is no number.
+    """KL of a decoder's predictions from the golden ones, in nats, mean of the worst text: over the kept
+    tokens and all others together, as prefill and a token at a time. Infinite where it gives no numbers.
     """
     found = []
     for golden in goldens:
@@ -74,7 +75,7 @@ def replay(decoder: Decoder, goldens: Sequence[Golden]) -> float:
         found.append(_divergence(golden, read - 1, np.array(steps)))
     decoder.forget()
     known = [kl for kl in found if kl is not None]
-    return float(np.mean(known)) if known else 0.0
+    return float(max(known, default=0.0))
 
 
 def _divergence(golden: Golden, first: int, logits: Logits) -> float | None:
@@ -90,6 +91,12 @@ def _divergence(golden: Golden, first: int, logits: Logits) -> float | None:
     kept = (np.exp(expected) * (expected - found)).sum(axis=1)
     others, theirs = (np.maximum(1 - np.exp(part).sum(axis=1), 1e-6) for part in (expected, found))
     return float(np.mean(kept + others * np.log(others / theirs)))
+
+
+def limit(bundle: Bundle) -> float:
+    """The most that `replay` may give where a machine computes right, by what the export lost itself."""
+    measured = [facts.fidelity.mean_kl for facts in bundle.manifest.graphs.values() if facts.fidelity]
+    return min(MOST, max(LEAST, TIMES * max(measured, default=MOST)))
 
 
 def to_json(goldens: Sequence[Golden]) -> str:

@@ -130,8 +130,8 @@ def try_out(bundle: Bundle, profile: DeviceProfile) -> Trial:
         trial = Trial(profile.source, threads, profile.prefill_chunk)
         expected = golden.read(bundle)
         kl = golden.replay(decoder, expected) if expected else 0.0
-        if kl > golden.LIMIT:
-            return replace(trial, failure=f"answers wrong here (KL {kl:.2f})")
+        if kl > golden.limit(bundle):
+            return replace(trial, failure=f"answers wrong here (KL {kl:.4f})")
         prefill, decode = zip(*_rounds(decoder), strict=True)
     except EdgertError as error:
         return Trial(
