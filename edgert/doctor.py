@@ -8,12 +8,10 @@ from typing import Literal
 
 from edgert import devices, golden, heat, memory, prepared, providers
 from edgert.bundle import Bundle
-from edgert.decoder import Decoder
 from edgert.devices import DeviceProfile
-from edgert.engine import Engine, check, choose_graph, on_cpu
+from edgert.engine import check, choose_graph, on_cpu, run
 from edgert.errors import EdgertError
 from edgert.providers import ort
-from edgert.session import Session
 from edgert.tuning import Tuning, tuned_profile
 
 Verdict = Literal["ok", "note", "bad"]
@@ -122,7 +120,8 @@ def self_test(bundle: Bundle, profile: DeviceProfile) -> Finding:
     """Replay the bundle's golden prompts as `profile` would run them, whatever was found before."""
     subject = f"self-test on {profile.provider.name}"
     try:
-        kl = check(bundle, _engine(bundle, profile), again=True)
+        context = min(golden.LONGEST, bundle.manifest.model.context)
+        kl = check(bundle, run(bundle, profile, choose_graph(bundle, profile, None), context), again=True)
     except EdgertError as error:
         return Finding(subject, "bad", str(error))
     if kl is None:
@@ -131,17 +130,3 @@ def self_test(bundle: Bundle, profile: DeviceProfile) -> Finding:
         instead = "export or pull it again" if on_cpu(profile) else "the CPU is used instead"
         return Finding(subject, "bad", f"answers wrong: KL {kl:.4f} from the golden prompts; {instead}")
     return Finding(subject, "ok", f"KL {kl:.5f} from the golden prompts")
-
-
-def _engine(bundle: Bundle, profile: DeviceProfile) -> Engine:
-    """As `edgert.load` would open it, with a context that golden prompts fit into."""
-    graph = choose_graph(bundle, profile, None)
-    copy = prepared.Prepared(bundle, graph)
-    path = copy.path if on_cpu(profile) and copy.usable else None
-    session = Session(bundle, profile, graph, path)
-    facts = bundle.manifest.model
-    context = min(golden.LONGEST, facts.context)
-    kv = bundle.manifest.graphs[graph].kv
-    return Engine(
-        Decoder(session, facts, context, profile.prefill_chunk, kv), graph, profile, session.threads
-    )

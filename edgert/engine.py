@@ -82,6 +82,17 @@ def check(bundle: Bundle, engine: Engine, *, again: bool = False) -> float | Non
     return kl
 
 
+def run(bundle: Bundle, profile: DeviceProfile, graph: str, context: int) -> Engine:
+    """A graph on a device as it is, from its prepared copy where that is usable. Raises BundleError,
+    DeviceError.
+    """
+    copy = prepared.Prepared(bundle, graph)
+    session = Session(bundle, profile, graph, copy.path if on_cpu(profile) and copy.usable else None)
+    kv = bundle.manifest.graphs[graph].kv
+    decoder = Decoder(session, bundle.manifest.model, context, profile.prefill_chunk, kv)
+    return Engine(decoder, graph, profile, session.threads)
+
+
 def _open(bundle: Bundle, profile: DeviceProfile, context: int, kv: str | None, force: bool) -> Engine:
     graph = choose_graph(bundle, profile, kv)
     facts = bundle.manifest.graphs[graph]
@@ -90,10 +101,9 @@ def _open(bundle: Bundle, profile: DeviceProfile, context: int, kv: str | None, 
     plan = memory.plan(bundle.manifest, facts, profile, context, prepared=usable)
     if not force:
         memory.check_fits(plan, bundle.manifest.model.context, str(bundle.folder))
-    copy = prepared.current(bundle, graph) if on_cpu(profile) else None
-    session = Session(bundle, profile, graph, copy.path if copy else None)
-    decoder = Decoder(session, bundle.manifest.model, context, profile.prefill_chunk, facts.kv)
-    return Engine(decoder, graph, profile, session.threads)
+    if on_cpu(profile):
+        prepared.refresh(bundle, graph)
+    return run(bundle, profile, graph, context)
 
 
 def _answers_right(bundle: Bundle, engine: Engine) -> bool:

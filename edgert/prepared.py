@@ -136,17 +136,15 @@ class Prepared:
         self.note.write({"files": files})
 
 
-def current(bundle: Bundle, graph: str) -> Prepared | None:
-    """The copy of a graph, None if there is none; an outdated one is made again, or left alone, with a line.
+def refresh(bundle: Bundle, graph: str) -> None:
+    """Make an outdated copy of a graph again, with a warning; leave it alone where that can't be done.
 
-    Raises BundleError if it can't be made again and the bundle's own weights were removed for it.
+    Raises EdgertError then if the bundle's own weights were removed for the copy.
     """
     copy = Prepared(bundle, graph)
-    if not copy.exists:
-        return None
-    reason = copy.outdated()
+    reason = copy.outdated() if copy.exists else ""
     if not reason:
-        return copy
+        return
     warnings.warn(f"the prepared copy is made again: {reason}", EdgertWarning, stacklevel=5)
     try:
         copy.make()
@@ -154,8 +152,6 @@ def current(bundle: Bundle, graph: str) -> Prepared | None:
         if DATA in bundle.replaced:
             raise
         warnings.warn(f"{error}: starting without the prepared copy", EdgertWarning, stacklevel=5)
-        return None
-    return copy
 
 
 def _logits(bundle: Bundle, graph: str, packed: Path | None) -> bytes:

@@ -8,14 +8,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from edgert import devices, golden, prepared, providers
+from edgert import devices, golden
 from edgert.bundle import Bundle
 from edgert.decoder import Decoder
 from edgert.devices import DeviceProfile
-from edgert.engine import choose_graph
+from edgert.engine import choose_graph, run
 from edgert.errors import DeviceError, EdgertError
 from edgert.machine import Note
-from edgert.session import Session
 
 NOTE = "tuned"
 PROMPT = 512  # tokens that are read; then
@@ -126,29 +125,19 @@ def _best(trials: Sequence[Trial], speed: Callable[[Trial], float]) -> Trial:
 def try_out(bundle: Bundle, profile: DeviceProfile) -> Trial:
     """Measure one way; a provider that can't run or answers wrong fails."""
     try:
-        decoder, threads = _open(bundle, profile)
-        trial = Trial(profile.source, threads, profile.prefill_chunk)
+        context = min(PROMPT + STEPS, bundle.manifest.model.context)
+        engine = run(bundle, profile, choose_graph(bundle, profile, None), context)
+        trial = Trial(profile.source, engine.threads, profile.prefill_chunk)
         expected = golden.read(bundle)
-        kl = golden.replay(decoder, expected) if expected else 0.0
+        kl = golden.replay(engine.decoder, expected) if expected else 0.0
         if kl > golden.limit(bundle):
             return replace(trial, failure=f"answers wrong here (KL {kl:.4f})")
-        prefill, decode = zip(*_rounds(decoder), strict=True)
+        prefill, decode = zip(*_rounds(engine.decoder), strict=True)
     except EdgertError as error:
         return Trial(
             profile.source, profile.threads, profile.prefill_chunk, failure=f"can't be used: {error}"
         )
     return replace(trial, decode=statistics.median(decode), prefill=statistics.median(prefill))
-
-
-def _open(bundle: Bundle, profile: DeviceProfile) -> tuple[Decoder, int]:
-    graph = choose_graph(bundle, profile, None)
-    cpu = profile.provider.name == providers.CPU
-    copy = prepared.Prepared(bundle, graph)
-    session = Session(bundle, profile, graph, copy.path if cpu and copy.usable else None)
-    facts = bundle.manifest.model
-    context = min(PROMPT + STEPS, facts.context)
-    kv = bundle.manifest.graphs[graph].kv
-    return Decoder(session, facts, context, profile.prefill_chunk, kv), session.threads
 
 
 def _rounds(decoder: Decoder) -> Iterator[tuple[float, float]]:
