@@ -230,8 +230,8 @@ class Bundle:
 
     @property
     def size(self) -> int:
-        """Bytes on disk."""
-        return sum(facts.size for facts in self.manifest.files.values())
+        """Bytes on disk, without what was made on this machine."""
+        return sum(facts.size for facts in self.present.values())
 
     @property
     def replaced(self) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from edgert import devices, golden, heat, memory, prepared, providers
-from edgert.bundle import Bundle
+from edgert.bundle import DATA, Bundle
 from edgert.devices import DeviceProfile
 from edgert.engine import check, choose_graph, on_cpu, run
 from edgert.errors import EdgertError
@@ -104,7 +104,10 @@ def _copy(bundle: Bundle, profile: DeviceProfile) -> Finding:
         advised = "recommended on this device" if profile.prepare else "`edgert prepare` makes one"
         return Finding("prepared copy", "note" if profile.prepare else "ok", f"none, {advised}")
     if reason := copy.outdated():
-        return Finding("prepared copy", "note", reason)
+        only = DATA in bundle.replaced
+        return Finding(
+            "prepared copy", "bad" if only else "note", reason + "; export or pull it again" * only
+        )
     if reason := copy.damaged():
         own = "export or pull the bundle again" if bundle.replaced else f"remove {copy.path.parent}"
         return Finding("prepared copy", "bad", f"{reason}; {own}")

@@ -139,4 +139,4 @@ def _warn_if_slow(bundle: Bundle, graph: str, profile: DeviceProfile) -> None:
 
 
 def _warn(text: str) -> None:
-    warnings.warn(text, EdgertWarning, stacklevel=6)
+    warnings.warn(text, EdgertWarning, stacklevel=7)

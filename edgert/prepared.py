@@ -87,12 +87,9 @@ class Prepared:
 
         Raises BundleError; the bundle itself is not touched.
         """
-        if DATA in self.bundle.replaced:
-            raise BundleError(
-                f"{self.bundle.folder}: the prepared copy is of no use, {self.outdated()}, and the weights "
-                "it was made of were removed by --replace: export or pull it again"
-            )
+        check_replaced(self.bundle)
         self._check_memory()
+        self.bundle.check_hashes()  # the copy may once be all there is
         folder = self.bundle.path(MACHINE)
         folder.mkdir(exist_ok=True)
         for left in folder.glob(f"{ASIDE}*"):  # of a run that was killed
@@ -136,11 +133,24 @@ class Prepared:
         self.note.write({"files": files})
 
 
+def check_replaced(bundle: Bundle) -> None:
+    """Raise BundleError where a copy that replaced the bundle's own weights can't be used here."""
+    if DATA not in bundle.replaced:
+        return
+    graph = next(name for name in bundle.manifest.graphs if name not in bundle.replaced)
+    if reason := Prepared(bundle, graph).outdated():
+        raise BundleError(
+            f"{bundle.folder}: the prepared copy is of no use, {reason}, and the weights it was made of were "
+            "removed by --replace: export or pull it again"
+        )
+
+
 def refresh(bundle: Bundle, graph: str) -> None:
     """Make an outdated copy of a graph again, with a warning; leave it alone where that can't be done.
 
-    Raises EdgertError then if the bundle's own weights were removed for the copy.
+    Raises BundleError if it is all there is.
     """
+    check_replaced(bundle)
     copy = Prepared(bundle, graph)
     reason = copy.outdated() if copy.exists else ""
     if not reason:
@@ -149,8 +159,6 @@ def refresh(bundle: Bundle, graph: str) -> None:
     try:
         copy.make()
     except (EdgertError, OSError) as error:
-        if DATA in bundle.replaced:
-            raise
         warnings.warn(f"{error}: starting without the prepared copy", EdgertWarning, stacklevel=5)
 
 

@@ -133,11 +133,13 @@ def test_a_place_that_cannot_be_written_is_one_line(source):
     assert result.stderr.startswith("edgert: ") and result.stderr.count("\n") == 1
 
 
-def test_a_damaged_pulled_bundle_is_made_again(source, monkeypatch):
+@pytest.mark.parametrize("damage", [lambda content: b"", lambda content: content[:-1] + b"!"])
+def test_a_damaged_pulled_bundle_is_made_again(source, monkeypatch, damage):
     """Only the bundle is damaged: pull exports its checkpoint again and says so."""
     folder = home.bundle_folder(home.DEFAULT_MODEL)
     run("export", source, folder)
-    (folder / "model.onnx.data").write_bytes(b"")
+    path = folder / "model.onnx.data"
+    path.write_bytes(damage(path.read_bytes()))
     monkeypatch.setattr("edgert.export.pull.pull", lambda _entry, _folder: source)
     result = run("pull")
     assert result.exit_code == 0, result.stderr

@@ -137,7 +137,7 @@ def fit(*arguments):
 
 def test_fit_shows_bundles_on_every_board(bundles):
     screen = fit(bundles(), "--device", "raspberry-pi-4", "--device", "raspberry-pi-zero-2-w")
-    assert "2048 MiB" in screen and "8192 MiB" in screen and "512 MiB" in screen
+    assert "of 2,048 MiB" in screen and "of 8,192 MiB" in screen and "of 512 MiB" in screen
     assert "fits, up to a context of" in screen
 
 

@@ -130,8 +130,18 @@ def test_a_stale_copy_without_the_original_is_an_error(bundle, copy, monkeypatch
     copy.replace_original()
     monkeypatch.setattr(machine.ort, "__version__", "9.9.9")
     with pytest.raises(edgert.BundleError, match=r"another onnxruntime .*--replace: export or pull it again"):
-        with pytest.warns(edgert.EdgertWarning):
-            edgert.load(bundle.folder)
+        edgert.load(bundle.folder)
+    result = CliRunner().invoke(main, ["doctor", str(bundle.folder)])
+    assert result.exit_code == 1 and "BAD   prepared copy" in result.stdout
+
+
+def test_a_damaged_bundle_is_not_prepared(bundle):
+    path = bundle.path("model.onnx.data")
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(edgert.BundleError, match="another SHA-256"):
+        Prepared(bundle, bundle.graph()).make()
 
 
 def test_the_original_is_not_removed_without_a_copy(bundle):

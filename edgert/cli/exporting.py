@@ -109,11 +109,15 @@ def pull_bundle(name: str, quant: str = "int8", device: str | None = None, force
 
 
 def _intact(folder: Path) -> Manifest | None:
-    """The manifest of a pulled bundle; None, and a line that says so, if it is damaged."""
+    """The manifest of a pulled bundle; None, and a line that says so, if it can't be used as it is."""
     from edgert.bundle import open_bundle
+    from edgert.prepared import check_replaced
 
     try:
-        return open_bundle(folder).manifest
+        bundle = open_bundle(folder)
+        bundle.check_hashes()
+        check_replaced(bundle)
+        return bundle.manifest
     except BundleError as error:
         click.echo(f"{error}: doing so", err=True)
         return None

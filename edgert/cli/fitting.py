@@ -52,22 +52,27 @@ def fit(
 
     wanted = devices.names() if names == ("all",) else names
     profiles = [devices.load(name) for name in wanted] or [devices.detect().profile]
-    fits = [_fit(_manifest(source, profile, quant, kv), profile, context, kv) for profile in profiles]
+    fits = [_fit(source, profile, quant, context, kv) for profile in profiles]
     if as_json:
         click.echo(json.dumps([_table(*found) for found in fits], indent=2))
     else:
         click.echo("\n\n".join("\n".join(_lines(*found)) for found in fits))
 
 
-def _manifest(source: str, profile: DeviceProfile, quant: str | None, kv: str | None) -> Manifest:
-    """Of a bundle, or the one that exporting a checkpoint for a device would give. Raises UsageError."""
+def _bundle(source: str, quant: str | None) -> Bundle | None:
+    """The bundle that was given; None if it is a checkpoint. Raises UsageError."""
     from edgert.bundle import MANIFEST, open_bundle
 
     folder = home.find_bundle(source)
-    if (folder / MANIFEST).exists():
-        if quant:
-            raise UsageError(f"{source} is a bundle, exported already: --quant is for checkpoints")
-        return open_bundle(folder).manifest
+    if not (folder / MANIFEST).exists():
+        return None
+    if quant:
+        raise UsageError(f"{source} is a bundle, exported already: --quant is for checkpoints")
+    return open_bundle(folder)
+
+
+def _preview(source: str, profile: DeviceProfile, quant: str | None, kv: str | None) -> Manifest:
+    """The manifest that exporting a checkpoint for a device would give."""
     from edgert import export
 
     options: dict[str, Any] = {"quant": quant or "int8", "kv": kv, "devices": (profile.source,)}
@@ -75,18 +80,26 @@ def _manifest(source: str, profile: DeviceProfile, quant: str | None, kv: str | 
 
 
 def _fit(
-    manifest: Manifest, profile: DeviceProfile, context: int | None, kv: str | None
+    source: str, profile: DeviceProfile, quant: str | None, context: int | None, kv: str | None
 ) -> tuple[Manifest, DeviceProfile, MemoryPlan]:
-    from edgert import memory
+    from edgert import devices, memory
     from edgert.bundle import Bundle
-    from edgert.engine import choose_graph
+    from edgert.engine import choose_graph, on_cpu
+    from edgert.prepared import Prepared
 
-    graph = choose_graph(Bundle(Path(manifest.name), manifest), profile, kv)
+    bundle = _bundle(source, quant)
+    manifest = bundle.manifest if bundle else _preview(source, profile, quant, kv)
+    graph = choose_graph(bundle or Bundle(Path(manifest.name), manifest), profile, kv)
     limit = manifest.model.context
     if context and context > limit:
         raise UsageError(f"--context {context}: the longest that {manifest.name} can hold is {limit}")
     length = context or min(profile.context, limit)
-    return manifest, profile, memory.plan(manifest, manifest.graphs[graph], profile, length)
+    facts = manifest.graphs[graph]
+    if facts.form != "fp32" and profile.cost(facts.form) > devices.SLOW:
+        slower = f"{profile.cost(facts.form):.0f} times as long as with int8 exported for it"
+        click.echo(f"edgert: warning: on {profile.name} a token will take about {slower}", err=True)
+    usable = bundle is not None and on_cpu(profile) and Prepared(bundle, graph).usable
+    return manifest, profile, memory.plan(manifest, facts, profile, length, prepared=usable)
 
 
 def _places(profile: DeviceProfile) -> list[tuple[str, int]]:
@@ -95,7 +108,7 @@ def _places(profile: DeviceProfile) -> list[tuple[str, int]]:
 
     memory = profile.memory
     if memory.sizes:
-        return [(f"{size >> 20} MiB", size - memory.system) for size in memory.sizes]
+        return [(f"of {size >> 20:,} MiB, free", size - memory.system) for size in memory.sizes]
     return [("free here", devices.memory_available())]
 
 
@@ -169,5 +182,4 @@ def prepare(*, bundle: str | None, kv: str | None, replace: bool) -> None:
 def _replace(bundle: Bundle, remove: Any) -> None:
     before = bundle.size
     remove()
-    kept = sum(facts.size for facts in bundle.present.values())
-    click.echo(f"{bundle.folder}: removed {(before - kept) / 1e6:,.0f} MB that the copy holds, too")
+    click.echo(f"{bundle.folder}: removed {(before - bundle.size) / 1e6:,.0f} MB that the copy holds, too")

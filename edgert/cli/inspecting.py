@@ -25,7 +25,7 @@ def info(bundle: str, verify: bool, as_json: bool) -> None:
         opened.check_hashes()
     click.echo(opened.manifest.to_json() if as_json else _info_text(opened), nl=not as_json)
     if verify and not as_json:
-        click.echo(f"{'hashes':12}all {len(opened.manifest.files)} match")
+        click.echo(f"{'hashes':12}all {len(opened.present)} match")
 
 
 def _info_text(bundle: Bundle) -> str:
@@ -39,7 +39,7 @@ def _info_text(bundle: Bundle) -> str:
         ("origin", f"{manifest.origin.source}, licence {manifest.origin.license or 'not stated'}"),
         ("defaults", f"temperature {manifest.generation.temperature}, top_p {manifest.generation.top_p}"),
         ("written by", f"edgert {manifest.edgert}, format {manifest.format_version}"),
-        ("size", f"{bundle.size / 1e6:.0f} MB in {len(manifest.files)} files"),
+        ("size", f"{bundle.size / 1e6:.0f} MB in {len(bundle.present)} files"),
     ]
     return "\n".join([*(f"{name:12}{value}" for name, value in rows), *manifest.fidelity_lines()])
 
@@ -62,6 +62,5 @@ def _kv_sizes(manifest: Manifest) -> str:
     model = manifest.model
     numbers = 2 * model.num_layers * model.num_kv_heads * model.head_dim
     sizes = {"fp32": 4, "int8": 1}
-    return ", ".join(
-        f"{numbers * sizes[facts.kv] / 1e3:.1f} MB in {facts.kv}" for facts in manifest.graphs.values()
-    )
+    kinds = dict.fromkeys(facts.kv for facts in manifest.graphs.values())
+    return ", ".join(f"{numbers * sizes[kv] / 1e3:.1f} MB in {kv}" for kv in kinds)
