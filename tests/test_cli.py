@@ -143,7 +143,7 @@ def test_a_damaged_pulled_bundle_is_made_again(source, monkeypatch, damage):
     monkeypatch.setattr("edgert.export.pull.pull", lambda _entry, _folder: source)
     result = run("pull")
     assert result.exit_code == 0, result.stderr
-    assert "0 bytes instead of" in result.stderr
+    assert "export or pull it again: doing so" in result.stderr
     assert run("info", home.DEFAULT_MODEL, "--verify").exit_code == 0
 
 
