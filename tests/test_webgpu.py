@@ -175,7 +175,7 @@ def test_8_bit_keys_are_refused(exact):
     folder = exact(kv="int8")
     with pytest.raises(DeviceError, match="'integrated-gpu' caches keys and values in fp32 only: --kv fp32"):
         Session(open_bundle(folder), PROFILE, "model-kv8.onnx")
-    assert edgert.load(folder, device="integrated-gpu").kv == "fp32"
+    assert on_gpu(folder).kv == "fp32"
 
 
 def test_options_reach_the_provider(exact):
