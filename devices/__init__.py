@@ -13,13 +13,12 @@ from pathlib import Path
 from edgert.errors import DeviceError
 
 from .hardware import Hardware, Threads, here, memory_available, physical_threads, processors
-from .profile import BLOCK_SIZES, MATRICES, SLOW, DeviceProfile, MatMulForm, Memory, Provider, parse
+from .profile import BLOCK_SIZES, MATRICES, DeviceProfile, MatMulForm, Memory, Provider, parse
 
 __all__ = [
     "BLOCK_SIZES",
     "DEFAULT",
     "MATRICES",
-    "SLOW",
     "Detection",
     "DeviceProfile",
     "Hardware",

@@ -86,6 +86,10 @@ class DeviceProfile:
         needed = self.processor.get(hardware.architecture)
         return needed is not None and hardware.features.issuperset(needed)
 
+    def is_slow(self, form: str) -> bool:
+        """Whether a form takes so much longer than the best one that users should hear of it."""
+        return form != "fp32" and self.cost(form) > SLOW
+
     def cost(self, form: str) -> float:
         """Time a token of weights in a form, in times of this device's best; 1 where nothing is known."""
         return self.slower.get(form, 1.0)

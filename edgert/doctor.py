@@ -9,7 +9,7 @@ from typing import Literal
 from edgert import devices, golden, heat, memory, prepared, providers
 from edgert.bundle import DATA, Bundle
 from edgert.devices import DeviceProfile
-from edgert.engine import check, choose_graph, on_cpu, run
+from edgert.engine import check, choose_graph, on_cpu, plan, run
 from edgert.errors import EdgertError
 from edgert.providers import ort
 from edgert.tuning import Tuning, tuned_profile
@@ -86,16 +86,14 @@ def _hashes(bundle: Bundle) -> Finding:
 
 def _memory(bundle: Bundle, profile: DeviceProfile) -> Finding:
     model = bundle.manifest.model
-    graph = choose_graph(bundle, profile, None)
     context = min(profile.context, model.context)
-    copy = prepared.Prepared(bundle, graph)
-    plan = memory.plan(bundle.manifest, bundle.manifest.graphs[graph], profile, context, prepared=copy.usable)
+    wanted = plan(bundle, profile, choose_graph(bundle, profile, None), context)
     free = f"{devices.memory_available() / 1e6:,.0f} MB are free"
     try:
-        memory.check_fits(plan, model.context, str(bundle.folder))
+        memory.check_fits(wanted, model.context, str(bundle.folder))
     except EdgertError as error:
         return Finding("memory", "bad", str(error))
-    return Finding("memory", "ok", f"{plan.total / 1e6:,.0f} MB needed for {context} tokens, {free}")
+    return Finding("memory", "ok", f"{wanted.total / 1e6:,.0f} MB needed for {context} tokens, {free}")
 
 
 def _copy(bundle: Bundle, profile: DeviceProfile) -> Finding:

@@ -54,6 +54,12 @@ def choose_graph(bundle: Bundle, profile: DeviceProfile, kv: str | None) -> str:
     return bundle.graph(kv or only, profile.kv, profile.slower, profile.name)
 
 
+def plan(bundle: Bundle, profile: DeviceProfile, graph: str, context: int) -> memory.MemoryPlan:
+    """What a graph takes on a device, from its prepared copy where that is usable."""
+    usable = on_cpu(profile) and prepared.Prepared(bundle, graph).usable
+    return memory.plan(bundle.manifest, bundle.manifest.graphs[graph], profile, context, prepared=usable)
+
+
 def on_cpu(profile: DeviceProfile) -> bool:
     return profile.provider.name == providers.CPU
 
@@ -95,12 +101,10 @@ def run(bundle: Bundle, profile: DeviceProfile, graph: str, context: int) -> Eng
 
 def _open(bundle: Bundle, profile: DeviceProfile, context: int, kv: str | None, force: bool) -> Engine:
     graph = choose_graph(bundle, profile, kv)
-    facts = bundle.manifest.graphs[graph]
     _warn_if_slow(bundle, graph, profile)
-    usable = on_cpu(profile) and prepared.Prepared(bundle, graph).usable
-    plan = memory.plan(bundle.manifest, facts, profile, context, prepared=usable)
     if not force:
-        memory.check_fits(plan, bundle.manifest.model.context, str(bundle.folder))
+        wanted = plan(bundle, profile, graph, context)
+        memory.check_fits(wanted, bundle.manifest.model.context, str(bundle.folder))
     if on_cpu(profile):
         prepared.refresh(bundle, graph)
     return run(bundle, profile, graph, context)
@@ -129,12 +133,11 @@ def _answers_right(bundle: Bundle, engine: Engine) -> bool:
 def _warn_if_slow(bundle: Bundle, graph: str, profile: DeviceProfile) -> None:
     """Say what it costs that a bundle was made for something else, and the command that helps."""
     facts = bundle.manifest.graphs[graph]
-    cost = profile.cost(facts.form)
-    if facts.form != "fp32" and cost > devices.SLOW:
+    if profile.is_slow(facts.form):
+        export = f"edgert export CHECKPOINT BUNDLE --device {profile.name} --quant int8"
         _warn(
             f"{bundle.folder} was made for {', '.join(facts.devices)}: on {profile.name} a token takes about "
-            f"{cost:.0f} times as long as after `edgert export CHECKPOINT BUNDLE --device {profile.name} "
-            "--quant int8`"
+            f"{profile.cost(facts.form):.0f} times as long as after `{export}`"
         )
 
 

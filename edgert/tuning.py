@@ -12,7 +12,7 @@ from edgert import devices, golden
 from edgert.bundle import Bundle
 from edgert.decoder import Decoder
 from edgert.devices import DeviceProfile
-from edgert.engine import choose_graph, run
+from edgert.engine import check, choose_graph, run
 from edgert.errors import DeviceError, EdgertError
 from edgert.machine import Note
 
@@ -128,9 +128,8 @@ def try_out(bundle: Bundle, profile: DeviceProfile) -> Trial:
         context = min(PROMPT + STEPS, bundle.manifest.model.context)
         engine = run(bundle, profile, choose_graph(bundle, profile, None), context)
         trial = Trial(profile.source, engine.threads, profile.prefill_chunk)
-        expected = golden.read(bundle)
-        kl = golden.replay(engine.decoder, expected) if expected else 0.0
-        if kl > golden.limit(bundle):
+        kl = check(bundle, engine, again=True)
+        if kl is not None and kl > golden.limit(bundle):
             return replace(trial, failure=f"answers wrong here (KL {kl:.4f})")
         prefill, decode = zip(*_rounds(engine.decoder), strict=True)
     except EdgertError as error:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from edgert import golden
 from edgert.bundle import GOLDEN, GRAPH, Bundle, Manifest
-from edgert.devices import SLOW, DeviceProfile
+from edgert.devices import DeviceProfile
 from edgert.errors import EdgertWarning, FidelityError, UsageError
 
 from . import DEFAULT_MAX_CONTEXT, ExportOptions, Progress
@@ -57,7 +57,7 @@ class Job:
         """Some devices have no quick kernel for what was asked for."""
         for profile in self.profiles:
             label = self._recipe(profile).label
-            if label != "fp32" and profile.cost(label) > SLOW:
+            if profile.is_slow(label):
                 warnings.warn(
                     f"--quant {self.options.quant} on {profile.name}: a token will take about "
                     f"{profile.cost(label):.0f} times as long as with int8, which has a kernel there",

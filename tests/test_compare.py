@@ -11,12 +11,11 @@ import tiny
 from click.testing import CliRunner
 
 import edgert
-from edgert import comparison_page, prompts
+from edgert import comparison_page
 from edgert.cli import main
 from edgert.compare import compare
 from edgert.comparison import Answer, Choice, Comparison, Fork, Pair, Side
 from edgert.export import ExportOptions, export
-from edgert.final import boxed, equal_finals, final_answer
 
 ASKED = ["the quick brown fox", [{"role": "user", "content": "one two three"}]]
 
@@ -135,42 +134,6 @@ def test_thinking_opened_by_the_template_has_to_close(model, bundles, tmp_path):
     assert (found.summary.unanswered, found.summary.equal_finals) == (1, 0)
 
 
-@pytest.mark.parametrize(
-    ("text", "opened", "final"),
-    [
-        ("It is  Paris.\n", False, "It is Paris."),
-        ("<think>\nhm</think>\n\nParis\n", False, "Paris"),
-        ("hm </think> no </think> yes", True, "yes"),
-        ("hm, let me see", True, None),
-        ("\n<think>hm, let me see", False, None),
-        ("hm</think>\n", True, None),  # cut before the answer's first word
-        ("R1 writes <think> first", False, "R1 writes <think> first"),
-    ],
-)
-def test_final_answer(text, opened, final):
-    assert final_answer(text, opened) == final
-
-
-@pytest.mark.parametrize(
-    ("text", "content"),
-    [
-        (r"so \boxed{391}.", "391"),
-        (r"\boxed{1} then \boxed{\frac{1}{2} }", r"\frac{1}{2}"),
-        (r"\boxed{12", None),
-        ("391", None),
-    ],
-)
-def test_boxed(text, content):
-    assert boxed(text) == content
-
-
-def test_equal_finals():
-    assert equal_finals(r"It is \boxed{x = 5}.", r"Thus \boxed{x=5}")
-    assert not equal_finals(r"Thus \boxed{5}", r"Thus \boxed{6}")
-    assert equal_finals("Paris", "Paris") and not equal_finals("Paris", r"\boxed{Paris}")
-    assert not equal_finals(None, None)
-
-
 def test_progress_counts_prompts(model):
     seen = []
     compare(model, model, ASKED, max_tokens=2, progress=lambda done, total: seen.append((done, total)))
@@ -201,39 +164,6 @@ def test_answers_stop_where_either_context_is_full(model, bundles):
     short = edgert.load(bundles(), context=len(model.tokens_of(ASKED[0])) + 6)
     (pair,) = compare(model, short, ASKED[:1]).pairs
     assert len(pair.reference.token_ids) == len(pair.bundle.token_ids) == 6
-
-
-# Prompts of a file
-
-
-def test_prompts_are_lines_or_json_lines():
-    assert prompts.parse("\n one \r\n\ntwo\n", "f") == ["one", "two"]
-    turns = [{"role": "user", "content": "three"}]
-    answered = [*turns, {"role": "assistant", "content": "left out"}]
-    lines = [{"prompt": "one\ntwo", "id": 7}, {"messages": turns}, {"messages": answered}]
-    text = "\n".join(json.dumps(line, ensure_ascii=False) for line in lines)
-    assert prompts.parse(text, "f") == ["one\ntwo", turns, turns]
-    assert prompts.parse('{"prompt": "a\u2028b"}', "f") == ["a\u2028b"]
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        (" \n", "f: no prompts in it"),
-        ('{"prompt": "a"}\n\n{"prompt"', "f, line 3: not JSON"),
-        ('{"prompt": "a"}\nplain', "f, line 2: not JSON"),
-        ('{"text": "a"}', 'f, line 1: needs {"prompt": TEXT}'),
-        ('{"prompt": "a", "messages": []}', "one of the two"),
-        ('{"prompt": 5}', 'f, line 1: "prompt" must be a text'),
-        ('{"prompt": "a"}\n[1]', "f, line 2: needs"),
-        ('{"messages": "hi"}', "f, line 1: .messages. must be a list"),
-        ('{"messages": [{"role": "user"}]}', "f, line 1: message 1 must have"),
-        ('{"messages": [{"role": "assistant", "content": "a"}]}', "f, line 1: a conversation needs"),
-    ],
-)
-def test_malformed_prompts_are_named_with_their_line(text, message):
-    with pytest.raises(edgert.UsageError, match=message):
-        prompts.parse(text, "f")
 
 
 # The page

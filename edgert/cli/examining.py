@@ -114,7 +114,7 @@ def tune(bundle: str | None, names: tuple[str, ...], as_json: bool) -> None:
     from edgert.tuning import figures
     from edgert.tuning import tune as measure
 
-    opened = open_bundle(home.find_bundle(bundle)) if bundle else default_bundle_opened()
+    opened = open_bundle(home.find_bundle(bundle) if bundle else default_bundle())
     gpu = devices.load("integrated-gpu")
     usable = not names and providers.why_not(gpu.provider.name) is None
     others = [gpu] if usable else [devices.load(name) for name in names]
@@ -126,12 +126,6 @@ def tune(bundle: str | None, names: tuple[str, ...], as_json: bool) -> None:
     for trial in found.trials:
         click.echo(f"{'*' if trial == found.winner else ' '} {_line(trial)}")
     click.echo(found.verdict)
-
-
-def default_bundle_opened() -> Bundle:
-    from edgert.bundle import open_bundle
-
-    return open_bundle(default_bundle())
 
 
 def _line(trial: Trial) -> str:

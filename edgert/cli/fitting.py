@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Iterator
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -13,7 +13,7 @@ import click
 from edgert import home
 from edgert.cli.opening import default_bundle
 from edgert.cli.options import kv_option
-from edgert.errors import UsageError
+from edgert.errors import EdgertWarning, UsageError
 
 if TYPE_CHECKING:
     from edgert.bundle import Bundle, Manifest
@@ -59,47 +59,36 @@ def fit(
         click.echo("\n\n".join("\n".join(_lines(*found)) for found in fits))
 
 
-def _bundle(source: str, quant: str | None) -> Bundle | None:
-    """The bundle that was given; None if it is a checkpoint. Raises UsageError."""
-    from edgert.bundle import MANIFEST, open_bundle
+def _opened(source: str, profile: DeviceProfile, quant: str | None, kv: str | None) -> Bundle:
+    """The bundle that was given, or the one that exporting a checkpoint would give. Raises UsageError."""
+    from edgert.bundle import MANIFEST, Bundle, open_bundle
 
     folder = home.find_bundle(source)
     if not (folder / MANIFEST).exists():
-        return None
+        from edgert import export
+
+        options: dict[str, Any] = {"quant": quant or "int8", "kv": kv, "devices": (profile.source,)}
+        return Bundle(folder, export.preview(folder, export.ExportOptions(**options)))
     if quant:
         raise UsageError(f"{source} is a bundle, exported already: --quant is for checkpoints")
     return open_bundle(folder)
 
 
-def _preview(source: str, profile: DeviceProfile, quant: str | None, kv: str | None) -> Manifest:
-    """The manifest that exporting a checkpoint for a device would give."""
-    from edgert import export
-
-    options: dict[str, Any] = {"quant": quant or "int8", "kv": kv, "devices": (profile.source,)}
-    return export.preview(Path(source), export.ExportOptions(**options))
-
-
 def _fit(
     source: str, profile: DeviceProfile, quant: str | None, context: int | None, kv: str | None
 ) -> tuple[Manifest, DeviceProfile, MemoryPlan]:
-    from edgert import devices, memory
-    from edgert.bundle import Bundle
-    from edgert.engine import choose_graph, on_cpu
-    from edgert.prepared import Prepared
+    from edgert.engine import choose_graph, plan
 
-    bundle = _bundle(source, quant)
-    manifest = bundle.manifest if bundle else _preview(source, profile, quant, kv)
-    graph = choose_graph(bundle or Bundle(Path(manifest.name), manifest), profile, kv)
-    limit = manifest.model.context
+    bundle = _opened(source, profile, quant, kv)
+    manifest, limit = bundle.manifest, bundle.manifest.model.context
     if context and context > limit:
         raise UsageError(f"--context {context}: the longest that {manifest.name} can hold is {limit}")
-    length = context or min(profile.context, limit)
-    facts = manifest.graphs[graph]
-    if facts.form != "fp32" and profile.cost(facts.form) > devices.SLOW:
-        slower = f"{profile.cost(facts.form):.0f} times as long as with int8 exported for it"
-        click.echo(f"edgert: warning: on {profile.name} a token will take about {slower}", err=True)
-    usable = bundle is not None and on_cpu(profile) and Prepared(bundle, graph).usable
-    return manifest, profile, memory.plan(manifest, facts, profile, length, prepared=usable)
+    graph = choose_graph(bundle, profile, kv)
+    form = manifest.graphs[graph].form
+    if profile.is_slow(form):
+        slower = f"{profile.cost(form):.0f} times as long as with int8 exported for it"
+        warnings.warn(f"on {profile.name} a token will take about {slower}", EdgertWarning, stacklevel=2)
+    return manifest, profile, plan(bundle, profile, graph, context or min(profile.context, limit))
 
 
 def _places(profile: DeviceProfile) -> list[tuple[str, int]]:
@@ -176,10 +165,8 @@ def prepare(*, bundle: str | None, kv: str | None, replace: bool) -> None:
         copy.make()
         click.echo(f"{copy.path.parent}: {copy.size / 1e6:,.0f} MB, computes the same bit for bit")
     if replace:
-        _replace(opened, copy.replace_original)
-
-
-def _replace(bundle: Bundle, remove: Any) -> None:
-    before = bundle.size
-    remove()
-    click.echo(f"{bundle.folder}: removed {(before - bundle.size) / 1e6:,.0f} MB that the copy holds, too")
+        before = opened.size
+        copy.replace_original()
+        click.echo(
+            f"{opened.folder}: removed {(before - opened.size) / 1e6:,.0f} MB that the copy holds, too"
+        )
