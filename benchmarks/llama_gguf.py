@@ -1,4 +1,4 @@
-"""A Llama checkpoint as an F32 GGUF file, for llama.cpp to quantize.
+"""A Llama or Qwen2 checkpoint as a GGUF file, for llama.cpp to quantize.
 
 llama.cpp's own converter needs PyTorch, and refuses tokenizers that it doesn't know by their hash.
 """
@@ -21,15 +21,20 @@ from edgert.export.spec import ModelSpec
 NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5  # token types, GGUF specification
 
 
-def write(checkpoint: Checkpoint, path: Path, text: str) -> None:
-    """Write the file; `text` tells its pre-tokenizer from the others. Stops if GGUF can't say it all."""
+def write(checkpoint: Checkpoint, path: Path, text: str, dtype: type[np.generic] = np.float32) -> None:
+    """Write the file; `text` tells its pre-tokenizer from the others. Matrices are stored as `dtype`.
+
+    Stops if GGUF can't say it all.
+    """
     _check(checkpoint.spec)
-    writer = gguf.GGUFWriter(path, "llama")
+    writer = gguf.GGUFWriter(path, checkpoint.spec.family)
     _add_sizes(writer, checkpoint.spec)
     _add_tokenizer(writer, checkpoint, text)
     for name, tensor in checkpoint.tensors.items():
         rows = tensor.rows(0, tensor.shape[0])
-        writer.add_tensor(stored_name(name), _interleaved(name, rows, checkpoint.spec))
+        if checkpoint.spec.family == "llama":
+            rows = _interleaved(name, rows, checkpoint.spec)
+        writer.add_tensor(stored_name(name), rows.astype(dtype) if rows.ndim == 2 else rows)
     if checkpoint.spec.rope.divisors:
         writer.add_tensor("rope_freqs.weight", np.array(checkpoint.spec.rope.divisors, np.float32))
     writer.write_header_to_file()
@@ -40,7 +45,7 @@ def write(checkpoint: Checkpoint, path: Path, text: str) -> None:
 
 def _check(spec: ModelSpec) -> None:
     plain = all(spec.rope_layers) and not any(spec.windows) and spec.rope.attention_factor == 1
-    if spec.family != "llama" or not plain or spec.rope.long_divisors:
+    if spec.family not in ("llama", "qwen2") or not plain or spec.rope.long_divisors:
         raise SystemExit(f"can't write this {spec.family} model as GGUF: convert it, and give the .gguf file")
 
 

@@ -67,7 +67,9 @@ def main() -> None:
     if options.prepared:
         Prepared(bundle, graph).make()
     facts = bundle.manifest.graphs[graph]
-    plan = memory.plan(bundle.manifest, facts, profile, options.context, prepared=options.prepared)
+    plan = memory.plan(
+        bundle.manifest, facts, profile, options.context, prepared=options.prepared, machine=devices.here()
+    )
     print(f"{bundle.manifest.name} on {profile.name}, context {options.context}")
     print(f"predicted    total {plan.total / 1e6:,.0f} MB, peak {plan.peak / 1e6:,.0f} MB")
     for _ in range(options.runs):

@@ -43,6 +43,11 @@ class Hardware:
     memory: int
     board: str = ""
 
+    @property
+    def saturates(self) -> bool:
+        """Whether sums of 8-bit products overflow in the fast kernels: on x86-64 without VNNI."""
+        return self.architecture == "x86_64" and not self.features & {"avx_vnni", "avx512_vnni"}
+
     def __str__(self) -> str:
         found = ", ".join(sorted(self.features)) or "none that kernels are chosen by"
         place = f"{self.board}, " if self.board else ""

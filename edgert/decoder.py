@@ -1,8 +1,9 @@
-"""Decoder: tokens in, logits out. Two phases: `prefill` reads a prompt, `decode` adds a token at a time."""
+"""Decoder: tokens in, logits out. `prefill` reads a prompt, `decode` adds a token, `verify` adds a few."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +14,15 @@ from edgert.errors import PromptTooLong
 from edgert.session import Binding, Session, share, zeros
 
 Logits = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Several:
+    """Buffers of a pass over a few tokens, made and bound once: (1, count), (1, count, vocab)."""
+
+    tokens: npt.NDArray[np.int64]
+    logits: Logits
+    binding: Binding
 
 
 class Decoder:
@@ -39,6 +49,7 @@ class Decoder:
         inputs = {**self._lengths, **last, **self.cache.past}
         self._step = session.bind({"input_ids": share(self._token), **inputs}, outputs)
         self._chunked = session.bind(inputs, outputs)
+        self._several: dict[int, Several] = {}
 
     def reusable(self, tokens: Sequence[int]) -> int:
         """How many tokens a prefill will find in the cache; never the last, whose logits are wanted."""
@@ -73,6 +84,19 @@ class Decoder:
         self._run(self._step, [token])
         return self._last()
 
+    def verify(self, tokens: Sequence[int]) -> Logits:
+        """Append a few tokens in one pass; logits after each, (len(tokens), vocab), in the decoder's own
+        buffer for as many tokens. Raises PromptTooLong.
+        """
+        self._check_fits(len(self.cache) + len(tokens))
+        count = len(tokens)
+        if count not in self._several:
+            self._several[count] = self._bind_several(count)
+        several = self._several[count]
+        several.tokens[0] = tokens
+        self._run(several.binding, list(tokens))
+        return several.logits.reshape(count, self._vocab)
+
     def logits(self, tokens: Sequence[int]) -> Logits:
         """Logits after every token, (len(tokens), vocab), from an empty cache. Raises PromptTooLong."""
         self._check_fits(len(tokens))
@@ -88,6 +112,17 @@ class Decoder:
             binding = self._session.bind({**inputs, **self._lengths, **self.cache.past}, outputs)
             self._run(binding, chunk)
         return everything.reshape(len(tokens), self._vocab)
+
+    def _bind_several(self, count: int) -> Several:
+        tokens = zeros((1, count), np.int64)
+        logits: Logits = zeros((1, count, self._vocab), np.float32)
+        inputs = {
+            "input_ids": share(tokens),
+            "logits_positions": share(np.arange(count, dtype=np.int64)),
+        }
+        outputs = {"logits": share(logits), **self.cache.present}
+        binding = self._session.bind({**inputs, **self._lengths, **self.cache.past}, outputs)
+        return Several(tokens, logits, binding)
 
     def _last(self) -> Logits:
         return self._logits.reshape(self._vocab)

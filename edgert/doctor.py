@@ -87,7 +87,7 @@ def _hashes(bundle: Bundle) -> Finding:
 def _memory(bundle: Bundle, profile: DeviceProfile) -> Finding:
     model = bundle.manifest.model
     context = min(profile.context, model.context)
-    wanted = plan(bundle, profile, choose_graph(bundle, profile, None), context)
+    wanted = plan(bundle, profile, choose_graph(bundle, profile, None), context, devices.here())
     free = f"{devices.memory_available() / 1e6:,.0f} MB are free"
     try:
         memory.check_fits(wanted, model.context, str(bundle.folder))

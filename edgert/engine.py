@@ -54,10 +54,13 @@ def choose_graph(bundle: Bundle, profile: DeviceProfile, kv: str | None) -> str:
     return bundle.graph(kv or only, profile.kv, profile.slower, profile.name)
 
 
-def plan(bundle: Bundle, profile: DeviceProfile, graph: str, context: int) -> memory.MemoryPlan:
-    """What a graph takes on a device, from its prepared copy where that is usable."""
+def plan(
+    bundle: Bundle, profile: DeviceProfile, graph: str, context: int, machine: devices.Hardware | None
+) -> memory.MemoryPlan:
+    """What a graph takes on a device, from its prepared copy where that is usable; see `memory.plan`."""
     usable = on_cpu(profile) and prepared.Prepared(bundle, graph).usable
-    return memory.plan(bundle.manifest, bundle.manifest.graphs[graph], profile, context, prepared=usable)
+    facts, manifest = bundle.manifest.graphs[graph], bundle.manifest
+    return memory.plan(manifest, facts, profile, context, prepared=usable, machine=machine)
 
 
 def on_cpu(profile: DeviceProfile) -> bool:
@@ -103,7 +106,7 @@ def _open(bundle: Bundle, profile: DeviceProfile, context: int, kv: str | None, 
     graph = choose_graph(bundle, profile, kv)
     _warn_if_slow(bundle, graph, profile)
     if not force:
-        wanted = plan(bundle, profile, graph, context)
+        wanted = plan(bundle, profile, graph, context, devices.here())
         memory.check_fits(wanted, bundle.manifest.model.context, str(bundle.folder))
     if on_cpu(profile):
         prepared.refresh(bundle, graph)

@@ -70,28 +70,34 @@ def plan(
     context: int,
     *,
     prepared: bool = False,
+    machine: devices.Hardware | None = None,
 ) -> MemoryPlan:
-    """What a graph of a bundle takes on a device."""
+    """What a graph of a bundle takes on a device: on this `machine`, or on one the profile was made for."""
     model, table = manifest.model, manifest.model.vocab_size * manifest.model.hidden_size
-    here = devices.here()
     elsewhere = "arm64" if set(profile.processor) == {"arm64"} else "x86_64"
-    architecture = here.architecture if profile.suits(here) else elsewhere
+    architecture = machine.architecture if machine else elsewhere
     packed = _packed(manifest, graph, architecture)
     # Whole products turn each matrix around before they pack it, and the largest is kept to work in.
     turned = table if graph.form == "rows8" else 0
     stored = int(table * _table_bits(manifest.quantization) / 8)  # mapped while it is packed
-    # Codes that blocks share are turned around 0 for rows: copied before they are packed.
-    copied = packed if graph.form == "rows8" and _shared(manifest) else 0
+    # Codes that blocks share, and all codes where products saturate, are copied before they are packed.
+    turns = _shared(manifest) or (machine is not None and machine.saturates)
+    copied = packed if graph.form == "rows8" and turns else 0
     return MemoryPlan(
         context=context,
         runtime=RUNTIME + TOKENIZER + TOKENIZER_ENTRY * model.vocab_size,
         weights=packed,
-        kv_per_token=2 * model.num_layers * model.num_kv_heads * model.head_dim * KV_BYTES[graph.kv],
+        kv_per_token=kv_per_token(model, graph.kv),
         scratch=_scratch(model, profile.prefill_chunk) + turned,
         packing=0 if prepared else turned + copied,
         reading=5 * stored // 2 if prepared else stored,
         mapped=prepared,
     )
+
+
+def kv_per_token(model: ModelFacts, kv: str) -> int:
+    """Bytes of the keys and values of a token."""
+    return 2 * model.num_layers * model.num_kv_heads * model.head_dim * KV_BYTES[kv]
 
 
 def check_fits(wanted: MemoryPlan, limit: int, what: str) -> None:

@@ -118,7 +118,8 @@ class Prepared:
     def _check_memory(self) -> None:
         """Packing takes what loading takes. Raises DoesNotFit."""
         manifest, profile = self.bundle.manifest, devices.load(devices.DEFAULT)
-        plan = memory.plan(manifest, manifest.graphs[self.graph], profile, len(SAMPLE))
+        facts, here = manifest.graphs[self.graph], devices.here()
+        plan = memory.plan(manifest, facts, profile, len(SAMPLE), machine=here)
         memory.check_fits(plan, len(SAMPLE), f"packing {self.bundle.folder}")
 
     def _place(self, copy: Path) -> None:

@@ -164,7 +164,7 @@ def session_options(threads: int, spin: bool) -> ort.SessionOptions:
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
     options.log_severity_level = SEVERITY_ERROR
     options.enable_mem_pattern = False  # prefill chunks vary in length
-    if not devices.here().features & {"avx_vnni", "avx512_vnni"}:
+    if devices.here().saturates:
         # Integer products that would saturate on x86 take the exact, slower kernel and a copy of the weights.
         options.add_session_config_entry("session.x64quantprecision", "1")
     options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spin)))

@@ -80,7 +80,7 @@ def test_products_that_would_saturate_are_exact_where_there_is_no_vnni(monkeypat
 
     from edgert import session
 
-    machine = dataclasses.replace(devices.here(), features=frozenset(features))
+    machine = dataclasses.replace(devices.here(), architecture="x86_64", features=frozenset(features))
     monkeypatch.setattr(devices, "here", lambda: machine)
     options = session.session_options(threads=1, spin=False)
     if exact:

@@ -37,7 +37,7 @@ def predicted(folder, device, context, **options):
     manifest = open_bundle(folder).manifest
     profile = devices.load(device)
     graph = manifest.graphs[open_bundle(folder).graph(None, profile.kv, profile.slower)]
-    return memory.plan(manifest, graph, profile, context, **options).peak
+    return memory.plan(manifest, graph, profile, context, machine=devices.here(), **options).peak
 
 
 @linux

@@ -9,6 +9,7 @@ from edgert.export.forms import Blocks, Float32, Weights
 from edgert.export.layer import MICROSOFT
 from edgert.export.rounding import gptq, inverse_factor, nearest
 from edgert.export.rows import Rows
+from edgert.session import session_options
 
 RNG = np.random.default_rng(0)
 MATRIX = RNG.normal(size=(48, 192)).astype(np.float32)
@@ -86,7 +87,8 @@ def session(form, use, bias):
     graph = ir.Graph(
         [x], [y], nodes=tape.nodes, initializers=tape.initializers, opset_imports=opsets, name="g"
     )
-    return ort.InferenceSession(ir.to_proto(ir.Model(graph, ir_version=10)).SerializeToString())
+    model = ir.to_proto(ir.Model(graph, ir_version=10)).SerializeToString()
+    return ort.InferenceSession(model, session_options(threads=1, spin=False))
 
 
 @pytest.mark.parametrize("biased", [False, True])

@@ -10,6 +10,7 @@ import click
 from edgert import __version__
 from edgert.cli import console
 from edgert.cli.answering import chat, generate
+from edgert.cli.benching import bench
 from edgert.cli.comparing import compare
 from edgert.cli.examining import doctor, list_devices, tune
 from edgert.cli.exporting import export, pull
@@ -31,5 +32,5 @@ def main() -> None:
     console.warn_in_a_line()
 
 
-for command in (chat, generate, compare, export, pull, fit, prepare, tune, doctor, info, list_devices):
+for command in (chat, generate, compare, export, pull, fit, prepare, tune, bench, doctor, info, list_devices):
     main.add_command(command)

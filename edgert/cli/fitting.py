@@ -77,6 +77,7 @@ def _opened(source: str, profile: DeviceProfile, quant: str | None, kv: str | No
 def _fit(
     source: str, profile: DeviceProfile, quant: str | None, context: int | None, kv: str | None
 ) -> tuple[Manifest, DeviceProfile, MemoryPlan]:
+    from edgert import devices
     from edgert.engine import choose_graph, plan
 
     bundle = _opened(source, profile, quant, kv)
@@ -88,7 +89,8 @@ def _fit(
     if profile.is_slow(form):
         slower = f"{profile.cost(form):.0f} times as long as with int8 exported for it"
         warnings.warn(f"on {profile.name} a token will take about {slower}", EdgertWarning, stacklevel=2)
-    return manifest, profile, plan(bundle, profile, graph, context or min(profile.context, limit))
+    machine = devices.here() if profile.suits(devices.here()) else None
+    return manifest, profile, plan(bundle, profile, graph, context or min(profile.context, limit), machine)
 
 
 def _places(profile: DeviceProfile) -> list[tuple[str, int]]:

@@ -1,0 +1,174 @@
+"""The command that measures how fast a bundle is."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from edgert import home
+from edgert.cli import console
+from edgert.cli.opening import default_bundle
+from edgert.cli.options import kv_option, model_options
+
+if TYPE_CHECKING:
+    from edgert.figures import Against, AtDepth, Bench, Figure
+
+
+class Depths(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.3 only
+    """Whole numbers separated by commas."""
+
+    name = "depths"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, ...]:
+        parts = str(value).split(",")
+        if not all(part.strip().isdecimal() for part in parts):
+            self.fail(f"{value!r} is no list of depths: write it as 0,512,2048", param, ctx)
+        return tuple(int(part) for part in parts)
+
+
+@click.command(short_help="Measure how fast a bundle is on this machine.")
+@click.argument("bundle", required=False)
+@click.option("--runs", type=click.IntRange(1), default=5, show_default=True, help="Rounds to measure.")
+@click.option(
+    "--depths",
+    type=Depths(),
+    default="0,512,2048",
+    show_default=True,
+    help="Tokens in the context before those that are decoded.",
+)
+@click.option(
+    "--against",
+    multiple=True,
+    metavar="NAME=PATH",
+    help="Measure llama.cpp=MODEL.gguf or edgert=BUNDLE in turn; may be repeated.",
+)
+@click.option(
+    "--plot",
+    metavar="FILE.png",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Draw time a token by depth, up to the context; .svg works, too.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print everything as JSON, each round's figures too.")
+@kv_option
+@model_options
+def bench(
+    *,
+    bundle: str | None,
+    runs: int,
+    depths: tuple[int, ...],
+    against: tuple[str, ...],
+    plot: Path | None,
+    as_json: bool,
+    device: str | None,
+    context: int | None,
+    kv: str | None,
+    force: bool,
+) -> None:
+    """Measure load time, reading a prompt, decoding at several depths, memory, and energy where it is told.
+
+    \b
+    edgert bench                                            the default student
+    edgert bench ./bundle --runs 9 --json > figures.json    every round's figures
+    edgert bench ./bundle --against llama.cpp=model.gguf    its llama-bench in turn, ratios
+    edgert bench ./new --against edgert=./old               two bundles
+    edgert bench ./bundle --context 8192 --plot depth.png   how a token's time grows
+
+    Figures are medians, with the lowest and highest round. Leave the machine alone meanwhile.
+
+    A decode step has to read every weight and all keys and values: what that is in GB/s is shown beside what
+    this machine reads from memory, measured in the same rounds. Nothing can decode at more than 100 %, unless
+    the processor's caches hold part of the weights.
+
+    llama-bench is found on the PATH or by LLAMA_BENCH; it gets the same threads, prompt and depths, and runs
+    with flash attention and without: the quicker counts. A plot needs the extra edgert[plot].
+    """
+    from edgert import bench_plot, peers
+    from edgert.bench import Wanted, measure
+    from edgert.footprint import Opening
+
+    if plot:
+        bench_plot.check(plot)
+    rivals = [peers.parse(text) for text in against]
+    folder = home.find_bundle(bundle) if bundle else default_bundle()
+    opening = Opening(str(folder), device, context, kv, force)
+    with console.progress_bar("Measuring") as progress:
+        found = measure(opening, Wanted(depths, runs, rivals, curve=plot is not None), progress)
+    if plot:
+        bench_plot.save(found, plot)
+    if as_json:
+        click.echo(json.dumps(asdict(found), indent=2, ensure_ascii=False))
+    else:
+        click.echo("\n".join(_lines(found)))
+        if plot:
+            click.echo(f"{'plot':18}{plot}")
+
+
+def _lines(found: Bench) -> Iterator[str]:
+    where = f"{found.bundle} on {found.device}: {found.graph}, {found.threads or 'all'} threads"
+    runs = len(found.prefill.rounds)
+    yield f"{where}, context {found.context}; {runs} rounds, median (lowest to highest)\n"
+    yield _row("load", _figure(found.load, ".2f", "s"))
+    yield _row("prefill", _figure(found.prefill, ".0f", "tokens/s"), f"{found.prompt} tokens")
+    yield _row("first token", _figure(found.first_token, ".2f", "s"), f"after {found.prompt} tokens")
+    for at in found.depths:
+        yield _row(f"decode at {at.depth}", _figure(at.decode, ".1f", "tokens/s"), _reached(at))
+    for depth in found.skipped:
+        needed = f"needs {depth + found.steps} tokens, the context holds {found.context}"
+        yield _row(f"decode at {depth}", f"not measured: {needed}")
+    yield _row("this machine reads", _figure(found.bandwidth, ".1f", "GB/s"))
+    yield from _other_lines(found)
+    for peer in found.against:
+        yield ""
+        yield from _peer_lines(peer)
+    if found.curve:
+        line = f"{found.curve.start:.2f} ms + {found.curve.slope:.3f} ms per 1,000 tokens before"
+        yield _row("\ntime a token", f"{line}, R² {found.curve.r2:.3f}")
+
+
+def _other_lines(found: Bench) -> Iterator[str]:
+    greedy, sampled = found.drawing.greedy.median, found.drawing.sampled.median
+    yield _row("choosing a token", f"{greedy:.1%} of a step, {sampled:.1%} at temperature 0.6 and top-p 0.95")
+    if memory := found.memory:
+        yield _row(
+            "memory",
+            f"{_mb(memory.anonymous)} of its own, {_mb(memory.files)} of files, peak {_mb(memory.peak)}",
+        )
+    else:
+        yield _row("memory", "this system does not tell what is of files")
+    if found.no_energy:
+        yield _row("energy", found.no_energy)
+
+
+def _reached(at: AtDepth) -> str:
+    energy = f", {at.joules.median:.3f} J a token" if at.joules else ""
+    return f"{at.reached.median:.1f} GB/s, {at.share.median:.0%} of what it reads{energy}"
+
+
+def _peer_lines(peer: Against) -> Iterator[str]:
+    yield f"against {peer.name} {peer.path}: its speed, and edgert's as a multiple"
+    ratio = _figure(peer.prefill_ratio, ".2f", "×")
+    yield _row("prefill", _figure(peer.prefill, ".0f", "tokens/s"), ratio)
+    for at in peer.depths:
+        yield _row(
+            f"decode at {at.depth}", _figure(at.decode, ".1f", "tokens/s"), _figure(at.ratio, ".2f", "×")
+        )
+
+
+def _row(label: str, text: str, more: str = "") -> str:
+    return f"{label:20}{text:38}{more}".rstrip()
+
+
+def _figure(figure: Figure, digits: str, unit: str) -> str:
+    low, high = format(figure.lowest, digits), format(figure.highest, digits)
+    return f"{format(figure.median, digits):>7} {unit:8} ({low} to {high})"
+
+
+def _mb(figure: Figure) -> str:
+    return f"{figure.median / 1e6:,.0f} MB"
