@@ -10,7 +10,7 @@ from prose import prose
 
 import edgert
 from edgert.bundle import Fidelity
-from edgert.fidelity import Logits, Tally, diverge
+from edgert.engine.fidelity import Logits, Tally, diverge
 
 Scorer = Callable[[Sequence[int]], Logits]  # token ids → logits after each of them
 

@@ -9,7 +9,7 @@ from typing import Any
 from safetensors.numpy import save_file
 
 from edgert.export.checkpoint import Checkpoint
-from edgert.export.huggingface import stored_name
+from edgert.export.checkpoint.huggingface import stored_name
 
 
 def write(checkpoint: Checkpoint, folder: Path) -> Path:

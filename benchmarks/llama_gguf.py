@@ -14,9 +14,9 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from edgert.export.checkpoint import Checkpoint, FloatArray
-from edgert.export.gguf import stored_name
-from edgert.export.gguf_tokenizer import SPLITS, rebuild
-from edgert.export.spec import ModelSpec
+from edgert.export.checkpoint.gguf import stored_name
+from edgert.export.checkpoint.gguf_tokenizer import SPLITS, rebuild
+from edgert.export.checkpoint.spec import ModelSpec
 
 NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5  # token types, GGUF specification
 

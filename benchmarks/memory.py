@@ -17,10 +17,11 @@ from pathlib import Path
 
 import control_group
 
-from edgert import devices, memory
+from edgert import devices
 from edgert.bundle import MACHINE, open_bundle
-from edgert.engine import choose_graph
-from edgert.prepared import Prepared
+from edgert.engine import memory
+from edgert.engine.loading import choose_graph
+from edgert.engine.prepared import Prepared
 
 WORK = """
 import json, re, sys, time, edgert

@@ -14,7 +14,7 @@ import numpy as np
 import peers
 
 from edgert import devices, home
-from edgert.fidelity import Logits
+from edgert.engine.fidelity import Logits
 
 if TYPE_CHECKING:
     import onnxruntime as ort

@@ -21,7 +21,7 @@ from fidelity import compare
 import edgert
 from edgert.bundle import GRAPH, Fidelity
 from edgert.export import ExportOptions, Quant, export
-from edgert.export.source import open_checkpoint
+from edgert.export.checkpoint.source import open_checkpoint
 
 AGREE = 1.001  # the most that the references' perplexities may differ by
 FALLBACK = re.compile(r"required for type\s+(\w+)\).*-> falling back to\s+(\w+)")

@@ -21,7 +21,7 @@ from edgert.errors import (
     UsageError,
 )
 from edgert.model import Model, load
-from edgert.sampler import SampledToken, Sampling
+from edgert.text.sampler import SampledToken, Sampling
 
 __version__ = "0.1.0"
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from edgert.sampler import SampledToken
+from edgert.text.sampler import SampledToken
 
 FinishReason: TypeAlias = Literal["stop", "length"]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from edgert.errors import UsageError
 from edgert.saving import save_text
-from edgert.template import Message, check_messages
+from edgert.text.template import Message, check_messages
 
 
 @dataclass

@@ -11,18 +11,19 @@ from numbers import Integral
 from pathlib import Path
 from typing import Any, SupportsInt, TypeAlias, TypedDict, Unpack
 
-from edgert import devices, memory
+from edgert import devices
 from edgert.answer import Chunk, Reply, Stopwatch, join
 from edgert.bundle import CHAT_TEMPLATE, Bundle, open_bundle
-from edgert.decoder import Logits
-from edgert.engine import start
+from edgert.engine import memory
+from edgert.engine.decoder import Logits
+from edgert.engine.loading import start
 from edgert.errors import DeviceError, EdgertWarning, Overtaken, PromptTooLong, UsageError
 from edgert.home import find_bundle
-from edgert.sampler import Sampler, Sampling
-from edgert.stops import StopMatcher, check_stops
-from edgert.template import ChatTemplate, Message
-from edgert.tokenizer import TokenStream, open_tokenizer
-from edgert.tuning import tuned_profile
+from edgert.machine.tuning import tuned_profile
+from edgert.text.sampler import Sampler, Sampling
+from edgert.text.stops import StopMatcher, check_stops
+from edgert.text.template import ChatTemplate, Message
+from edgert.text.tokenizer import TokenStream, open_tokenizer
 
 # A user's question, a conversation, or exact token ids that no template touches.
 Prompt: TypeAlias = str | Sequence[Message] | Sequence[int]

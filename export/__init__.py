@@ -74,7 +74,7 @@ def export(
     """
     options = options or ExportOptions()
     require_extra()
-    from . import source as sources  # after the check
+    from .checkpoint import source as sources  # after the check
     from .job import open_job
     from .writer import written_aside
 
@@ -99,7 +99,7 @@ def preview(source: Path, options: ExportOptions | None = None) -> Manifest:
     """The manifest that an export would have, told from the checkpoint's headers. Raises as `export`."""
     options = options or ExportOptions()
     require_extra()
-    from . import source as sources  # after the check
+    from .checkpoint import source as sources  # after the check
     from .job import open_job
 
     profiles = tuple(devices.load(name) for name in options.devices or (devices.DEFAULT,))

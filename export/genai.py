@@ -6,7 +6,7 @@ from typing import Any
 
 from edgert.bundle import GENAI_GRAPH, GenerationDefaults
 
-from .spec import ModelSpec
+from .checkpoint.spec import ModelSpec
 
 
 def genai_config(spec: ModelSpec, generation: GenerationDefaults, context: int) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import numpy as np
 import onnx_ir as ir
 
 from .checkpoint import FloatArray
+from .checkpoint.spec import ModelSpec
 from .layer import (
     ABSTRACT,
     MICROSOFT,
@@ -27,7 +28,6 @@ from .layer import (
     norm,
     typed,
 )
-from .spec import ModelSpec
 
 OPSETS = {"": 21, MICROSOFT: 1}
 

@@ -6,21 +6,21 @@ import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from edgert import golden
 from edgert.bundle import GOLDEN, GRAPH, Bundle, Manifest
 from edgert.devices import DeviceProfile
+from edgert.engine import golden
 from edgert.errors import EdgertWarning, FidelityError, UsageError
 
 from . import DEFAULT_MAX_CONTEXT, ExportOptions, Progress
-from .basis import rotated
 from .checkpoint import Checkpoint
+from .checkpoint.basis import rotated
+from .checkpoint.spec import ModelSpec
 from .matrix import matrices
 from .mixed import Choices
 from .passport import measure
 from .recipe import Recipe, fp32, int4, int8, shared, with_fine_head
 from .sample import Sample, read_sample
 from .sensitivity import Groups, by_layer, by_matrix, costs
-from .spec import ModelSpec
 from .writer import Plan, Reader, preview, write_bundle, write_manifest, write_text
 
 FEW = 8  # windows that calibrate 8-bit weights as well as four times as many

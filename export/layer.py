@@ -17,8 +17,8 @@ import numpy as np
 import onnx_ir as ir
 
 from .checkpoint import FloatArray
+from .checkpoint.spec import ModelSpec
 from .rotation import hadamard
-from .spec import ModelSpec
 
 ABSTRACT = "edgert"
 MICROSOFT = "com.microsoft"

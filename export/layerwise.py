@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from edgert.session import InferenceSession, session_options
+from edgert.engine.graph_session import InferenceSession, session_options
 
 from .checkpoint import Checkpoint, FloatArray, Tokens
 from .forms import Form

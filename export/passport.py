@@ -10,13 +10,14 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from edgert import devices, golden
+from edgert import devices
 from edgert.bundle import Bundle, Fidelity
-from edgert.decoder import Decoder
-from edgert.fidelity import Tally, diverge
-from edgert.golden import Golden
-from edgert.session import Session
-from edgert.tokenizer import open_tokenizer
+from edgert.engine import golden
+from edgert.engine.decoder import Decoder
+from edgert.engine.fidelity import Tally, diverge
+from edgert.engine.golden import Golden
+from edgert.engine.graph_session import GraphSession
+from edgert.text.tokenizer import open_tokenizer
 
 from .checkpoint import Checkpoint, FloatArray
 from .layerwise import Layerwise
@@ -74,7 +75,7 @@ def measure(checkpoint: Checkpoint, bundle: Bundle, sample: Sample, progress: Pr
 
 def _decoder(bundle: Bundle, graph: str, window: int) -> Decoder:
     """Spinning workers would hold the cores that NumPy computes on between two windows."""
-    session = Session(bundle, replace(devices.load(devices.DEFAULT), spin=False), graph)
+    session = GraphSession(bundle, replace(devices.load(devices.DEFAULT), spin=False), graph)
     return Decoder(session, bundle.manifest.model, window, window, bundle.manifest.graphs[graph].kv)
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edgert.fidelity import diverge
+from edgert.engine.fidelity import diverge
 
 from .checkpoint import Checkpoint, FloatArray, Tokens
 from .forms import Form

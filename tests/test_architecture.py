@@ -1,6 +1,7 @@
 """The shape of the code is a tested property: arrows, packages, public names, size."""
 
 import ast
+import graphlib
 import subprocess
 import sys
 import tomllib
@@ -12,116 +13,115 @@ import edgert
 
 ROOT = Path(__file__).parent.parent
 SETUPTOOLS = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["setuptools"]
-RUNTIME = sorted((ROOT / "edgert").rglob("*.py"))
-SOURCES = [*RUNTIME, *sorted((ROOT / "export").rglob("*.py")), *sorted((ROOT / "devices").rglob("*.py"))]
+FOLDERS = {"edgert": "edgert", "edgert.export": "export", "edgert.devices": "devices"}
 
-# What each runtime module may import of the others: one way, from the command line down to the errors.
-LAYERS = [
+# The runtime's rooms (folders, or files that stand alone), from the command line down to the errors: a module
+# imports from its own room and from those on floors below.
+FLOORS = [
     {"__main__"},
     {"cli"},
-    {"cli.answering", "cli.benching", "cli.comparing", "cli.examining", "cli.fitting", "cli.inspecting"},
-    {"cli.opening"},
-    {"cli.exporting"},
-    {"cli.console", "cli.options"},
-    {"bench", "bench_plot", "chat", "comparison_page"},
-    {"compare", "conversation", "footprint", "peers"},
-    {"comparison", "figures", "model", "pace"},
-    {"doctor"},
-    {"tuning"},
-    {"engine"},
-    {"golden", "prepared"},
-    {"answer", "decoder", "machine", "memory", "prompts", "stops", "weights"},
-    {"bandwidth", "cache", "energy", "fidelity", "sampler", "tokenizer", "template"},
-    {"session"},
-    {"providers"},
-    {"bundle", "devices", "final", "heat", "home", "loops", "saving"},
+    {"bench", "chat", "compare"},
+    {"conversation"},
+    {"model"},
+    {"answer", "machine"},
+    {"engine", "text"},
+    {"home", "saving", "bundle"},
+    {"devices"},
     {"errors"},
 ]
-LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
+FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
+
+# Of the runtime, the exporter and the devices use the contract and what computes and reads text.
+CONTRACT = {"__version__", "bundle", "devices", "engine", "errors", "export", "saving", "text"}
 
 
-def imports(path, top_level_only):
-    """Absolute names of what a file imports; relative imports resolve within edgert.export."""
-    tree = ast.parse(path.read_text("utf-8"))
-    nodes = tree.body if top_level_only else ast.walk(tree)
-    for node in nodes:
+def modules():
+    """Path by dotted name, of all three packages."""
+    found = {}
+    for package, folder in FOLDERS.items():
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            parts = path.relative_to(ROOT / folder).with_suffix("").parts
+            found[".".join([package, *(part for part in parts if part != "__init__")])] = path
+    return found
+
+
+MODULES = modules()
+RUNTIME = {name: path for name, path in MODULES.items() if path.is_relative_to(ROOT / "edgert")}
+
+
+def imports(module, top_level_only=False):
+    """Absolute names of what a module imports; relative imports resolve within its own package."""
+    tree = ast.parse(MODULES[module].read_text("utf-8"))
+    package = module if MODULES[module].name == "__init__.py" else module.rpartition(".")[0]
+    for node in tree.body if top_level_only else ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            base = f"edgert.export.{node.module or ''}".rstrip(".") if node.level else node.module or ""
+            base = ".".join(part for part in (package if node.level else "", node.module or "") if part)
             yield from (f"{base}.{alias.name}" for alias in node.names)
 
 
-def runtime_part(name):
-    """`cli` of edgert.cli.console.read_stdin, None of what isn't edgert's."""
+def module_of(name):
+    """The module that an imported name is, or is in; None of what isn't edgert's."""
     parts = name.split(".")
-    return parts[1] if parts[0] == "edgert" and len(parts) > 1 else None
+    return next((m for n in range(len(parts), 0, -1) if (m := ".".join(parts[:n])) in MODULES), None)
 
 
-def level(name):
-    """Of the module that an imported name is, or is in; None of what has no layer."""
-    parts = name.split(".")[1:] if name.startswith("edgert.") else []
-    modules = (".".join(parts[:length]) for length in range(len(parts), 0, -1))
-    return next((LEVEL[module] for module in modules if module in LEVEL), None)
+def room(name):
+    """`cli` of edgert.cli.console.read_stdin, the empty string of edgert's own names, None of others."""
+    module = module_of(name)
+    return None if module is None else [*module.split("."), ""][1]
 
 
-def module_of(path):
-    """`cli.console` of edgert/cli/console.py, `cli` of its __init__.py, the empty string of edgert's own."""
-    parts = path.relative_to(ROOT / "edgert").with_suffix("").parts
-    return ".".join(part for part in parts if part != "__init__")
+def test_imported_names_are_found_in_their_module():
+    assert module_of("edgert.cli.console.read_stdin") == "edgert.cli.console"
+    assert module_of("edgert.__version__") == "edgert" and module_of("json.loads") is None
+    assert room("edgert.cli.console") == room("edgert.cli") == "cli" and room("edgert.__version__") == ""
 
 
-def test_imported_names_are_found_in_their_layer():
-    assert level("edgert.cli.console.read_stdin") == LEVEL["cli.console"] > level("edgert.cli.main")
-    assert level("edgert.export") is None and level("json.loads") is None
+@pytest.mark.parametrize("module", [name for name in RUNTIME if name != "edgert"])
+def test_runtime_arrows_point_down(module):
+    for name in imports(module):
+        target = room(name)
+        if target in FLOOR and target != room(module):
+            assert FLOOR[target] > FLOOR[room(module)], f"{module} imports {name}"
 
 
-@pytest.mark.parametrize("path", RUNTIME, ids=module_of)
-def test_runtime_arrows_point_one_way(path):
-    module = module_of(path)
-    if not module:
-        return
-    for name in imports(path, top_level_only=False):
-        target = level(name)
-        if target is not None:
-            assert target > LEVEL[module], f"{path.name} imports {name}"
-
-
-@pytest.mark.parametrize("path", RUNTIME, ids=module_of)
-def test_only_the_command_line_imports_the_exporter_and_only_lazily(path):
-    exporter = [n for n in imports(path, top_level_only=False) if n.startswith("edgert.export")]
-    assert not exporter or module_of(path).startswith("cli.")
-    assert not [n for n in imports(path, top_level_only=True) if n.startswith("edgert.export")]
-
-
-@pytest.mark.parametrize("folder", ["export", "devices"])
-def test_exporter_and_devices_use_only_the_contract(folder):
-    allowed = {
-        "export",
-        "devices",
-        "bundle",
-        "errors",
-        "decoder",
-        "fidelity",
-        "session",
-        "template",
-        "__version__",
-        "golden",
-        "tokenizer",
+@pytest.mark.parametrize("package", FOLDERS)
+def test_no_modules_import_each_other(package):
+    """In a circle, directly or by others; what a function imports when it is called doesn't count."""
+    graph = {
+        module: {target for name in imports(module, top_level_only=True) if (target := module_of(name))}
+        for module, path in MODULES.items()
+        if path.is_relative_to(ROOT / FOLDERS[package])
     }
-    for path in (ROOT / folder).glob("*.py"):
-        for name in imports(path, top_level_only=False):
-            assert runtime_part(name) in allowed | {None}, f"{path} imports {name}"
+    for module, targets in graph.items():
+        targets.discard(module)
+    graphlib.TopologicalSorter(graph).prepare()  # raises CycleError
+
+
+@pytest.mark.parametrize("module", RUNTIME)
+def test_only_the_command_line_imports_the_exporter_and_only_lazily(module):
+    exporter = [name for name in imports(module) if name.startswith("edgert.export")]
+    assert not exporter or room(module) == "cli"
+    assert not [n for n in imports(module, top_level_only=True) if n.startswith("edgert.export")]
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if name not in RUNTIME])
+def test_exporter_and_devices_use_only_the_contract(module):
+    for name in imports(module):
+        allowed = {"errors", "devices"} if module.startswith("edgert.devices") else CONTRACT
+        assert name == "edgert.__version__" or room(name) in allowed | {None}, f"{module} imports {name}"
 
 
 def test_no_torch_anywhere():
-    for path in SOURCES:
-        for name in imports(path, top_level_only=False):
-            assert name.split(".")[0] not in ("torch", "transformers"), path
+    for module in MODULES:
+        for name in imports(module):
+            assert name.split(".")[0] not in ("torch", "transformers"), module
 
 
 def test_size_is_bounded():
-    for path in SOURCES:
+    for path in MODULES.values():
         text = path.read_text("utf-8")
         assert text.count("\n") <= 350, path
         for node in ast.walk(ast.parse(text)):
@@ -141,7 +141,8 @@ def test_every_data_file_is_listed():
     for package, folder in SETUPTOOLS["package-dir"].items():
         for path in (ROOT / folder).rglob("*.*"):
             if path.suffix not in (".py", ".pyc"):
-                assert any(path.match(pattern) for pattern in SETUPTOOLS["package-data"][package]), path
+                owner = ".".join([package, *path.relative_to(ROOT / folder).parent.parts])
+                assert any(path.match(pattern) for pattern in SETUPTOOLS["package-data"][owner]), path
 
 
 def test_nothing_top_level_is_called_export_or_devices():

@@ -5,10 +5,10 @@ import pytest
 import reference
 import tiny
 
-from edgert.export.basis import rotated
+from edgert.export.checkpoint.basis import rotated
+from edgert.export.checkpoint.source import open_checkpoint
 from edgert.export.layerwise import Layerwise
 from edgert.export.rotation import hadamard, random_rotation
-from edgert.export.source import open_checkpoint
 
 IDS = np.random.default_rng(7).integers(5, tiny.VOCAB, 90)
 

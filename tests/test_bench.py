@@ -14,16 +14,20 @@ import tiny
 from click.testing import CliRunner
 
 import edgert
-from edgert import bandwidth, bench, bench_plot, devices, energy, footprint, memory, peers
-from edgert.bench import Wanted, fitted, measure
+from edgert import devices
+from edgert.bench import bandwidth, energy, footprint, peers
+from edgert.bench import measure as bench
+from edgert.bench import plot as bench_plot
+from edgert.bench.figures import Point, figure
+from edgert.bench.footprint import Footprint, Opening, Resident
+from edgert.bench.measure import Wanted, fitted, measure
+from edgert.bench.pace import Course, Runner, course, text_tokens
+from edgert.bench.weights import step_bytes
 from edgert.bundle import open_bundle
 from edgert.cli import main
+from edgert.engine import memory
 from edgert.export import ExportOptions, export
-from edgert.figures import Point, figure
-from edgert.footprint import Footprint, Opening, Resident
-from edgert.pace import Course, Runner, course, text_tokens
-from edgert.tokenizer import open_tokenizer
-from edgert.weights import step_bytes
+from edgert.text.tokenizer import open_tokenizer
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="starts a script by its first line")
 

@@ -4,8 +4,8 @@ import numpy as np
 import tiny
 
 from edgert.export.calibration import Calibration
+from edgert.export.checkpoint.source import open_checkpoint
 from edgert.export.matrix import matrices
-from edgert.export.source import open_checkpoint
 
 TOKENS = np.random.default_rng(3).integers(5, tiny.VOCAB, (2, 64))
 

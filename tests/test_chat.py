@@ -5,8 +5,8 @@ import json
 import pytest
 
 import edgert
-from edgert import chat as chats
-from edgert.chat import Chat
+from edgert.chat import terminal as chats
+from edgert.chat.terminal import Chat
 
 
 @pytest.fixture

@@ -11,10 +11,10 @@ import tiny
 from click.testing import CliRunner
 
 import edgert
-from edgert import comparison_page
 from edgert.cli import main
-from edgert.compare import compare
-from edgert.comparison import Answer, Choice, Comparison, Fork, Pair, Side
+from edgert.compare import page as comparison_page
+from edgert.compare.comparison import Answer, Choice, Comparison, Fork, Pair, Side
+from edgert.compare.measure import compare
 from edgert.export import ExportOptions, export
 
 ASKED = ["the quick brown fox", [{"role": "user", "content": "one two three"}]]

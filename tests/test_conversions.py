@@ -8,7 +8,7 @@ import tiny
 
 from edgert import load
 from edgert.export import ExportOptions, export
-from edgert.export.source import open_checkpoint
+from edgert.export.checkpoint.source import open_checkpoint
 
 IDS = np.random.default_rng(5).integers(5, tiny.VOCAB, 40).tolist()
 

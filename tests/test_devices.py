@@ -78,7 +78,7 @@ def test_products_that_would_saturate_are_exact_where_there_is_no_vnni(monkeypat
     """With VNNI nothing saturates, and the exact kernels would cost time and a copy of the weights."""
     import dataclasses
 
-    from edgert import session
+    from edgert.engine import graph_session as session
 
     machine = dataclasses.replace(devices.here(), architecture="x86_64", features=frozenset(features))
     monkeypatch.setattr(devices, "here", lambda: machine)

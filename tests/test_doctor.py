@@ -9,10 +9,13 @@ import pytest
 from click.testing import CliRunner
 
 import edgert
-from edgert import devices, doctor, engine, golden, heat, prepared, providers
+from edgert import devices
 from edgert.bundle import open_bundle
 from edgert.cli import main
+from edgert.engine import golden, prepared, providers
+from edgert.engine import loading as engine
 from edgert.export import ExportOptions, export
+from edgert.machine import doctor, heat
 
 SHIPPED = devices.resources.files("edgert.devices").joinpath("laptop-cpu.toml").read_text("utf-8")
 

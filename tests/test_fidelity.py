@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from edgert.fidelity import Tally, diverge
+from edgert.engine.fidelity import Tally, diverge
 
 HALF, SKEWED = [0.5, 0.5], [0.75, 0.25]
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from edgert.final import boxed, equal_finals, final_answer
+from edgert.text.final import boxed, equal_finals, final_answer
 
 
 @pytest.mark.parametrize(

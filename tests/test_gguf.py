@@ -11,8 +11,8 @@ from tokenizers import Tokenizer
 from edgert import load
 from edgert.errors import CheckpointError
 from edgert.export import ExportOptions, export
-from edgert.export.gguf_tokenizer import rebuild
-from edgert.export.source import open_checkpoint
+from edgert.export.checkpoint.gguf_tokenizer import rebuild
+from edgert.export.checkpoint.source import open_checkpoint
 
 IDS = np.random.default_rng(3).integers(5, tiny.VOCAB, 40).tolist()
 TYPES = gguf.GGMLQuantizationType
@@ -181,7 +181,7 @@ def _raw_blocks_pass(monkeypatch):
 
 def test_rope_factors_of_llama3_files_are_honoured(tmp_path, checkpoints):
     config = tiny.Tiny("llama3").config
-    from edgert.export.families import spec_from_config
+    from edgert.export.checkpoint.families import spec_from_config
 
     divisors = np.array(spec_from_config(config).rope.divisors, np.float32)
     tensors = tiny.random_tensors(config)

@@ -7,7 +7,7 @@ import pytest
 import tiny
 
 from edgert.errors import CheckpointError
-from edgert.export.source import open_checkpoint
+from edgert.export.checkpoint.source import open_checkpoint
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ from click.testing import CliRunner
 
 import edgert
 from edgert import UsageError, open_bundle
-from edgert.cache import KVCache
 from edgert.cli import main
+from edgert.engine.kv_cache import KVCache
 from edgert.export import ExportOptions, export
 
 IDS = np.random.default_rng(7).integers(5, tiny.VOCAB, 90).tolist()

@@ -3,9 +3,9 @@
 import pytest
 from click.testing import CliRunner
 
-from edgert.chat import Chat
+from edgert.chat.terminal import Chat
 from edgert.cli import main
-from edgert.loops import LONGEST, REPEATS, SHORTEST, LoopDetector
+from edgert.text.loops import LONGEST, REPEATS, SHORTEST, LoopDetector
 
 
 def noticed_after(tokens):

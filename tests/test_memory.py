@@ -10,10 +10,11 @@ import pytest
 from click.testing import CliRunner
 
 import edgert
-from edgert import devices, memory
+from edgert import devices
 from edgert.bundle import open_bundle
 from edgert.cli import main
-from edgert.prepared import Prepared
+from edgert.engine import memory
+from edgert.engine.prepared import Prepared
 
 # Loads a bundle, fills its context, prints the most that was ever resident.
 FILL = """

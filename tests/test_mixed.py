@@ -6,12 +6,12 @@ import pytest
 
 from edgert import EdgertWarning, UsageError, devices
 from edgert.export import ExportOptions, export
-from edgert.export.basis import rotated
+from edgert.export.checkpoint.basis import rotated
+from edgert.export.checkpoint.source import open_checkpoint
 from edgert.export.matrix import matrices
 from edgert.export.mixed import Choices
 from edgert.export.recipe import int4, int8
 from edgert.export.sensitivity import by_layer, by_matrix, costs
-from edgert.export.source import open_checkpoint
 
 PROFILE = devices.load("laptop-cpu")
 TOKENS = np.random.default_rng(3).integers(5, 320, (2, 64))

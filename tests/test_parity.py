@@ -8,9 +8,9 @@ import tiny
 import edgert
 from edgert import devices
 from edgert.bundle import open_bundle
-from edgert.decoder import Decoder
+from edgert.engine.decoder import Decoder
+from edgert.engine.graph_session import GraphSession
 from edgert.export import ExportOptions, export
-from edgert.session import Session
 
 RNG = np.random.default_rng(7)
 IDS = RNG.integers(5, tiny.VOCAB, 90).tolist()
@@ -18,7 +18,7 @@ IDS = RNG.integers(5, tiny.VOCAB, 90).tolist()
 
 def decoder(bundle, context=128, chunk=256):
     opened = open_bundle(bundle)
-    return Decoder(Session(opened, devices.load("laptop-cpu")), opened.manifest.model, context, chunk)
+    return Decoder(GraphSession(opened, devices.load("laptop-cpu")), opened.manifest.model, context, chunk)
 
 
 @pytest.mark.parametrize("family", tiny.CONFIGS)

@@ -13,10 +13,11 @@ from click.testing import CliRunner
 import edgert
 from edgert import FidelityError, UsageError, open_bundle
 from edgert.cli import main
-from edgert.export import ExportOptions, basis, export, job
+from edgert.engine.fidelity import Tally, diverge
+from edgert.export import ExportOptions, export, job
+from edgert.export.checkpoint import basis
+from edgert.export.checkpoint.source import open_checkpoint
 from edgert.export.sample import WINDOW, read_sample
-from edgert.export.source import open_checkpoint
-from edgert.fidelity import Tally, diverge
 
 
 @pytest.fixture(scope="module")

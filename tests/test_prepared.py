@@ -8,10 +8,11 @@ import pytest
 from click.testing import CliRunner
 
 import edgert
-from edgert import devices, machine
+from edgert import devices
 from edgert.bundle import open_bundle
 from edgert.cli import main
-from edgert.prepared import Prepared
+from edgert.engine import notes as machine
+from edgert.engine.prepared import Prepared
 
 
 @pytest.fixture
@@ -102,7 +103,7 @@ def test_a_copy_that_computes_something_else_is_not_kept(bundle, monkeypatch):
         content[: len(content) // 4] = bytes(len(content) // 4)  # norms, tables
         data.write_bytes(content)
 
-    from edgert import prepared
+    from edgert.engine import prepared
 
     real = prepared.pack
     monkeypatch.setattr(prepared, "pack", damaged)

@@ -10,7 +10,7 @@ import edgert
 from edgert import devices
 from edgert.bundle import open_bundle
 from edgert.devices.hardware import from_linux, memory_available, memory_total
-from edgert.engine import choose_graph
+from edgert.engine.loading import choose_graph
 from edgert.export import ExportOptions, export
 from edgert.export.forms import Blocks
 from edgert.export.rows import Rows, joined

@@ -5,7 +5,7 @@ import json
 import pytest
 
 import edgert
-from edgert import prompts
+from edgert.text import prompts
 
 
 def test_prompts_are_lines_or_json_lines():

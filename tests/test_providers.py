@@ -5,8 +5,9 @@ import sys
 import pytest
 
 import edgert
-from edgert import DeviceError, devices, providers
-from edgert.providers import PLUGINS, Plugin, why_not
+from edgert import DeviceError, devices
+from edgert.engine import providers
+from edgert.engine.providers import PLUGINS, Plugin, why_not
 
 FAKE = Plugin("FakeExecutionProvider", "fake", "cpu", ("fp32",))
 

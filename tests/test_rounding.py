@@ -5,11 +5,11 @@ import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 
+from edgert.engine.graph_session import session_options
 from edgert.export.forms import Blocks, Float32, Weights
 from edgert.export.layer import MICROSOFT
 from edgert.export.rounding import gptq, inverse_factor, nearest
 from edgert.export.rows import Rows
-from edgert.session import session_options
 
 RNG = np.random.default_rng(0)
 MATRIX = RNG.normal(size=(48, 192)).astype(np.float32)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from edgert.errors import UsageError
-from edgert.sampler import Sampler, Sampling, keep_min_p, keep_top_k, keep_top_p, softmax
+from edgert.text.sampler import Sampler, Sampling, keep_min_p, keep_top_k, keep_top_p, softmax
 
 LOGITS = np.log(np.array([0.5, 0.3, 0.15, 0.05], np.float32))
 

@@ -30,7 +30,7 @@ assert libc.prctl(22, 2, header) == 0, ctypes.get_errno()
 """
 CHAT = """
 import edgert
-from edgert.chat import Chat
+from edgert.chat.terminal import Chat
 model = edgert.load(sys.argv[3])
 Chat(model, {"max_tokens": 30}).answer("the quick brown fox")
 """

@@ -5,7 +5,7 @@ import itertools
 import pytest
 
 from edgert.errors import UsageError
-from edgert.stops import StopMatcher, check_stops
+from edgert.text.stops import StopMatcher, check_stops
 
 
 def feed(stops, pieces):

@@ -5,8 +5,8 @@ import re
 import pytest
 
 from edgert.errors import BundleError, UsageError
-from edgert.template import ChatTemplate
-from edgert.tokenizer import Tokenizer
+from edgert.text.template import ChatTemplate
+from edgert.text.tokenizer import Tokenizer
 
 HI = [{"role": "user", "content": "Hi"}]
 BOS, END = "<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>"

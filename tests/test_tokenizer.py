@@ -4,8 +4,8 @@ import pytest
 import tiny
 
 from edgert.errors import BundleError
-from edgert.export.gguf_tokenizer import rebuild
-from edgert.tokenizer import Tokenizer, open_tokenizer
+from edgert.export.checkpoint.gguf_tokenizer import rebuild
+from edgert.text.tokenizer import Tokenizer, open_tokenizer
 
 SAMPLES = [
     "plain text",

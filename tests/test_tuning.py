@@ -6,10 +6,11 @@ import pytest
 from click.testing import CliRunner
 
 import edgert
-from edgert import devices, tuning
+from edgert import devices
 from edgert.bundle import open_bundle
 from edgert.cli import main
-from edgert.tuning import Trial, Tuning
+from edgert.machine import tuning
+from edgert.machine.tuning import Trial, Tuning
 
 
 @pytest.fixture
@@ -74,7 +75,7 @@ def test_a_device_that_can_not_be_used_loses(bundle, tmp_path):
 
 def test_what_was_measured_on_another_machine_is_forgotten(bundle, monkeypatch):
     tuning.tune(bundle, [devices.detect().profile], silent)
-    monkeypatch.setattr("edgert.machine.ort.__version__", "9.9.9")
+    monkeypatch.setattr("edgert.engine.notes.ort.__version__", "9.9.9")
     assert Tuning.read(bundle) is None
     assert "not tuned yet" in CliRunner().invoke(main, ["devices", str(bundle.folder)]).stdout
 

@@ -16,12 +16,13 @@ import pytest
 import tiny
 
 import edgert
-from edgert import DeviceError, devices, open_bundle, providers
+from edgert import DeviceError, devices, open_bundle
 from edgert.devices import Provider
+from edgert.engine import providers
+from edgert.engine.graph_session import GraphSession
+from edgert.engine.providers import ort
 from edgert.export import ExportOptions, export
 from edgert.model import Model
-from edgert.providers import ort
-from edgert.session import Session
 
 GPU = "WebGpuExecutionProvider"
 ICD = os.environ.get("VK_ICD_FILENAMES", "/usr/lib/chromium/vk_swiftshader_icd.json")
@@ -174,7 +175,7 @@ def _read(value):
 def test_8_bit_keys_are_refused(exact):
     folder = exact(kv="int8")
     with pytest.raises(DeviceError, match="'integrated-gpu' caches keys and values in fp32 only: --kv fp32"):
-        Session(open_bundle(folder), PROFILE, "model-kv8.onnx")
+        GraphSession(open_bundle(folder), PROFILE, "model-kv8.onnx")
     assert on_gpu(folder).kv == "fp32"
 
 

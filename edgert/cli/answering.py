@@ -32,7 +32,7 @@ def chat(
 
     With a prompt piped in it answers and exits:  echo "Why is the sky blue?" | edgert chat
     """
-    from edgert.chat import Chat
+    from edgert.chat.terminal import Chat
 
     piped = None if console.on_terminal() else console.read_stdin()
     session = Chat(load_model(bundle, device, context, kv, force=force), given(sampling), system)

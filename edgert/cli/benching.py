@@ -16,7 +16,7 @@ from edgert.cli.opening import default_bundle
 from edgert.cli.options import kv_option, model_options
 
 if TYPE_CHECKING:
-    from edgert.figures import Against, AtDepth, Bench, Figure
+    from edgert.bench.figures import Against, AtDepth, Bench, Figure
 
 
 class Depths(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.3 only
@@ -89,9 +89,10 @@ def bench(
     llama-bench is found on the PATH or by LLAMA_BENCH; it gets the same threads, prompt and depths, and runs
     with flash attention and without: the quicker counts. A plot needs the extra edgert[plot].
     """
-    from edgert import bench_plot, peers
-    from edgert.bench import Wanted, measure
-    from edgert.footprint import Opening
+    from edgert.bench import peers
+    from edgert.bench import plot as bench_plot
+    from edgert.bench.footprint import Opening
+    from edgert.bench.measure import Wanted, measure
 
     if plot:
         bench_plot.check(plot)

@@ -16,8 +16,8 @@ from edgert.cli.options import model_options
 from edgert.errors import UsageError
 
 if TYPE_CHECKING:
-    from edgert.comparison import Comparison, Pair, Summary
-    from edgert.prompts import Question
+    from edgert.compare.comparison import Comparison, Pair, Summary
+    from edgert.text.prompts import Question
 
 
 @click.command(short_help="Compare a bundle's answers with a reference's.")
@@ -59,8 +59,8 @@ def compare(
     A FILE of prompts has one a line, or JSON lines with {"prompt": TEXT} or {"messages": [...]}; an answer
     at the end of the messages is left out. Without it a dozen built-in questions are asked.
     """
-    from edgert import comparison_page
-    from edgert.compare import compare
+    from edgert.compare import page as comparison_page
+    from edgert.compare.measure import compare
 
     if page and not page.parent.is_dir():
         raise UsageError(f"can't save to {page}: there is no folder {page.parent}; make it first")
@@ -78,7 +78,7 @@ def compare(
 
 
 def _questions(source: str | None) -> list[Question]:
-    from edgert import prompts
+    from edgert.text import prompts
 
     if source is None:
         return list(prompts.BUILT_IN)

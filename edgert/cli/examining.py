@@ -16,7 +16,7 @@ from edgert.errors import BundleError, EdgertError
 
 if TYPE_CHECKING:
     from edgert.bundle import Bundle
-    from edgert.tuning import Trial
+    from edgert.machine.tuning import Trial
 
 MARKS = {"ok": "ok  ", "note": "note", "bad": "BAD "}
 
@@ -30,7 +30,7 @@ def list_devices(bundle: str | None, as_json: bool) -> None:
     With a BUNDLE, or if the default student is there, what `edgert tune` found for it, too.
     """
     from edgert import devices
-    from edgert.tuning import Tuning, figures
+    from edgert.machine.tuning import Tuning, figures
 
     found = devices.detect()
     profiles = [devices.load(name) for name in devices.names()]
@@ -82,7 +82,7 @@ def doctor(context: click.Context, bundle: str | None, device: str | None, as_js
     """
     from edgert import devices
     from edgert.bundle import open_bundle
-    from edgert.doctor import Finding, examine
+    from edgert.machine.doctor import Finding, examine
 
     findings, opened, broken = [], None, []
     try:
@@ -109,10 +109,11 @@ def tune(bundle: str | None, names: tuple[str, ...], as_json: bool) -> None:
     The winner is kept beside the bundle and used from then on, until processor or onnxruntime change;
     --device at other commands overrides it. Leave the machine alone meanwhile.
     """
-    from edgert import devices, providers
+    from edgert import devices
     from edgert.bundle import open_bundle
-    from edgert.tuning import figures
-    from edgert.tuning import tune as measure
+    from edgert.engine import providers
+    from edgert.machine.tuning import figures
+    from edgert.machine.tuning import tune as measure
 
     opened = open_bundle(home.find_bundle(bundle) if bundle else default_bundle())
     gpu = devices.load("integrated-gpu")

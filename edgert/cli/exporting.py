@@ -111,7 +111,7 @@ def pull_bundle(name: str, quant: str = "int8", device: str | None = None, force
 def _intact(folder: Path) -> Manifest | None:
     """The manifest of a pulled bundle; None, and a line that says so, if it can't be used as it is."""
     from edgert.bundle import open_bundle
-    from edgert.prepared import check_replaced
+    from edgert.engine.prepared import check_replaced
 
     try:
         bundle = open_bundle(folder)

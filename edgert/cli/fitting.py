@@ -18,7 +18,7 @@ from edgert.errors import EdgertWarning, UsageError
 if TYPE_CHECKING:
     from edgert.bundle import Bundle, Manifest
     from edgert.devices import DeviceProfile
-    from edgert.memory import MemoryPlan
+    from edgert.engine.memory import MemoryPlan
 
 
 @click.command(short_help="Tell how much memory a student takes, before it is loaded.")
@@ -78,7 +78,7 @@ def _fit(
     source: str, profile: DeviceProfile, quant: str | None, context: int | None, kv: str | None
 ) -> tuple[Manifest, DeviceProfile, MemoryPlan]:
     from edgert import devices
-    from edgert.engine import choose_graph, plan
+    from edgert.engine.loading import choose_graph, plan
 
     bundle = _opened(source, profile, quant, kv)
     manifest, limit = bundle.manifest, bundle.manifest.model.context
@@ -155,8 +155,8 @@ def prepare(*, bundle: str | None, kv: str | None, replace: bool) -> None:
     """
     from edgert import devices
     from edgert.bundle import open_bundle
-    from edgert.engine import choose_graph
-    from edgert.prepared import Prepared
+    from edgert.engine.loading import choose_graph
+    from edgert.engine.prepared import Prepared
 
     opened = open_bundle(home.find_bundle(bundle) if bundle else default_bundle())
     copy = Prepared(opened, choose_graph(opened, devices.detect().profile, kv))

@@ -8,19 +8,32 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from edgert import devices, energy, footprint, memory, peers
-from edgert.bandwidth import Bandwidth
+from edgert import devices
+from edgert.bench import energy, footprint, peers
+from edgert.bench.bandwidth import Bandwidth
+from edgert.bench.figures import (
+    Against,
+    AtDepth,
+    Bench,
+    Curve,
+    Drawing,
+    Figure,
+    Memory,
+    PeerAtDepth,
+    Point,
+    figure,
+)
+from edgert.bench.footprint import Footprint, Opening
+from edgert.bench.pace import PROMPT, Course, Lap, Runner, Speeds, course, runner, text_tokens
+from edgert.bench.peers import Peer, Rival
+from edgert.bench.weights import step_bytes
 from edgert.bundle import Bundle, open_bundle
-from edgert.engine import Engine, start
+from edgert.engine import memory
+from edgert.engine.loading import Engine, start
 from edgert.errors import UsageError
-from edgert.figures import Against, AtDepth, Bench, Curve, Drawing, Figure, Memory, PeerAtDepth, Point, figure
-from edgert.footprint import Footprint, Opening
 from edgert.home import find_bundle
-from edgert.pace import PROMPT, Course, Lap, Runner, Speeds, course, runner, text_tokens
-from edgert.peers import Peer, Rival
-from edgert.tokenizer import open_tokenizer
-from edgert.tuning import tuned_profile
-from edgert.weights import step_bytes
+from edgert.machine.tuning import tuned_profile
+from edgert.text.tokenizer import open_tokenizer
 
 DEPTHS = (0, 512, 2048)
 RUNS = 5

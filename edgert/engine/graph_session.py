@@ -1,4 +1,4 @@
-"""Session: a bundle's graph opened in ONNX Runtime the way a device profile says. Knows no tokens."""
+"""GraphSession: a bundle's graph opened in ONNX Runtime the way a device profile says. Knows no tokens."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from edgert import devices, providers
+from edgert import devices
 from edgert.bundle import Bundle
+from edgert.engine import providers
+from edgert.engine.providers import ort
 from edgert.errors import BundleError, DeviceError
-from edgert.providers import ort
 
 InferenceSession: TypeAlias = ort.InferenceSession
 OrtValue: TypeAlias = ort.OrtValue
@@ -20,7 +21,7 @@ OrtValue: TypeAlias = ort.OrtValue
 SEVERITY_ERROR = 3
 
 
-class Session:
+class GraphSession:
     """An ONNX Runtime session of one graph; `threads` is what it computes with.
 
     `packed`: a copy of the graph that `pack` made on this machine, to run instead. Raises DeviceError,

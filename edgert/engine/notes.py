@@ -14,8 +14,8 @@ from typing import Any
 
 from edgert import devices
 from edgert.bundle import DATA, MACHINE, Bundle
+from edgert.engine.providers import ort
 from edgert.errors import EdgertWarning, UsageError
-from edgert.providers import ort
 from edgert.saving import save_text
 
 

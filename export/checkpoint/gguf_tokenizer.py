@@ -10,7 +10,7 @@ from typing import Any
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
-from .checkpoint import TokenizerFiles
+from . import TokenizerFiles
 
 Metadata = Mapping[str, Any]
 

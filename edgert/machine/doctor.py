@@ -6,13 +6,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from edgert import devices, golden, heat, memory, prepared, providers
+from edgert import devices
 from edgert.bundle import DATA, Bundle
 from edgert.devices import DeviceProfile
-from edgert.engine import check, choose_graph, on_cpu, plan, run
+from edgert.engine import golden, memory, prepared, providers
+from edgert.engine.loading import check, choose_graph, on_cpu, plan, run
+from edgert.engine.providers import ort
 from edgert.errors import EdgertError
-from edgert.providers import ort
-from edgert.tuning import Tuning, tuned_profile
+from edgert.machine import heat
+from edgert.machine.tuning import Tuning, tuned_profile
 
 Verdict = Literal["ok", "note", "bad"]
 

@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from edgert.bundle import GenerationDefaults, Origin
 from edgert.errors import CheckpointError
 
-from .checkpoint import Checkpoint, FloatArray, RowSlice, StoredTensor, TokenizerFiles, row_ranges
+from . import Checkpoint, FloatArray, RowSlice, StoredTensor, TokenizerFiles, row_ranges
 from .families import FAMILIES, spec_from_config
 from .spec import ModelSpec
 

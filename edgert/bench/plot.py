@@ -6,8 +6,8 @@ import io
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edgert.bench.figures import Bench, Curve
 from edgert.errors import MissingExtra, UsageError
-from edgert.figures import Bench, Curve
 from edgert.saving import save_bytes
 
 if TYPE_CHECKING:

@@ -13,8 +13,7 @@ import numpy as np
 from edgert.bundle import GenerationDefaults, Origin
 from edgert.errors import CheckpointError
 
-from . import gguf_tokenizer, rope
-from .checkpoint import Checkpoint, FloatArray, RowSlice, StoredTensor
+from . import Checkpoint, FloatArray, RowSlice, StoredTensor, gguf_tokenizer, rope
 from .spec import ModelSpec
 
 NAMES = {

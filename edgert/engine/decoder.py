@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from edgert.bundle import ModelFacts
-from edgert.cache import KVCache
+from edgert.engine.graph_session import Binding, GraphSession, share, zeros
+from edgert.engine.kv_cache import KVCache
 from edgert.errors import PromptTooLong
-from edgert.session import Binding, Session, share, zeros
 
 Logits = npt.NDArray[np.float32]
 
@@ -29,7 +29,7 @@ class Decoder:
     """Runs the graph over a KV cache. Every buffer of the decode step is made and bound once."""
 
     def __init__(
-        self, session: Session, facts: ModelFacts, context: int, chunk: int, kv: str = "fp32"
+        self, session: GraphSession, facts: ModelFacts, context: int, chunk: int, kv: str = "fp32"
     ) -> None:
         self.cache = KVCache(facts, context, kv, session.buffer)
         self._session = session

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from edgert.bundle import GOLDEN, Bundle
-from edgert.decoder import Decoder, Logits
+from edgert.engine.decoder import Decoder, Logits
+from edgert.engine.fidelity import log_softmax
 from edgert.errors import BundleError
-from edgert.fidelity import log_softmax
 
 TEXTS = (
     "The capital of France is Paris, and the capital of Italy is",

@@ -15,8 +15,9 @@ from threading import Lock
 
 import numpy as np
 
-from .checkpoint import Checkpoint, FloatArray, InMemory, StoredTensor
-from .rotation import Rotation, hadamard, random_rotation
+from edgert.export.rotation import Rotation, hadamard, random_rotation
+
+from . import Checkpoint, FloatArray, InMemory, StoredTensor
 from .spec import ModelSpec
 
 Turn = Callable[[FloatArray], FloatArray]

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from edgert.bench.energy import Meter
 from edgert.bundle import Bundle
-from edgert.decoder import Decoder, Logits
-from edgert.energy import Meter
-from edgert.prompts import BUILT_IN
-from edgert.sampler import Sampler, Sampling
-from edgert.tokenizer import Tokenizer
+from edgert.engine.decoder import Decoder, Logits
+from edgert.text.prompts import BUILT_IN
+from edgert.text.sampler import Sampler, Sampling
+from edgert.text.tokenizer import Tokenizer
 
 PROMPT = 512  # tokens
 STEPS = 32  # tokens that are decoded at a depth

@@ -14,8 +14,8 @@ from edgert import conversation as conversations
 from edgert.answer import Chunk, Timings, cut_notice
 from edgert.conversation import Conversation
 from edgert.errors import EdgertError, UsageError
-from edgert.loops import LoopDetector
 from edgert.model import Model, Options
+from edgert.text.loops import LoopDetector
 
 HELP = """\
 /help               this list

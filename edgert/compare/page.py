@@ -8,10 +8,10 @@ from pathlib import Path
 
 import jinja2
 
-from edgert.comparison import Answer, Comparison, Pair
+from edgert.compare.comparison import Answer, Comparison, Pair
 from edgert.saving import save_text
 
-TEMPLATE = "comparison_page.html"
+TEMPLATE = "page.html"
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ def render(comparison: Comparison) -> str:
     environment = jinja2.Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
-    source = resources.files("edgert").joinpath(TEMPLATE).read_text("utf-8")
+    source = resources.files("edgert.compare").joinpath(TEMPLATE).read_text("utf-8")
     template = environment.from_string(source)
     return template.render(comparison=comparison, summary=comparison.summary, parts=parts, bars=bars)
 

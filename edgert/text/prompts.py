@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from edgert.errors import UsageError
-from edgert.template import Message, check_messages
+from edgert.text.template import Message, check_messages
 
 # A user's question, or a conversation that ends with one.
 Question: TypeAlias = str | Sequence[Message]

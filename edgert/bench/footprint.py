@@ -47,7 +47,7 @@ class Opening:
 
 def measure(opening: Opening, prompt: list[int]) -> Footprint:
     """Load in a fresh process and read a prompt there. Raises EdgertError with what the process said."""
-    command = [sys.executable, "-P", "-W", "ignore", "-m", "edgert.footprint"]
+    command = [sys.executable, "-P", "-W", "ignore", "-m", "edgert.bench.footprint"]
     asked = json.dumps({"opening": asdict(opening), "prompt": prompt})
     done = subprocess.run(command, input=asked, capture_output=True, text=True, check=False, encoding="utf-8")
     if done.returncode:

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Protocol
 
 from edgert import devices
+from edgert.bench.pace import Course, Speeds, runner
 from edgert.bundle import open_bundle
-from edgert.engine import Engine, on_cpu, start
+from edgert.engine.loading import Engine, on_cpu, start
 from edgert.errors import EdgertError, UsageError
 from edgert.home import find_bundle
-from edgert.pace import Course, Speeds, runner
-from edgert.tokenizer import open_tokenizer
+from edgert.text.tokenizer import open_tokenizer
 
 LLAMA_BENCH = "llama-bench"
 VARIABLE = "LLAMA_BENCH"

@@ -5,13 +5,14 @@ from __future__ import annotations
 import warnings
 from dataclasses import dataclass
 
-from edgert import devices, golden, memory, prepared, providers
+from edgert import devices
 from edgert.bundle import Bundle
-from edgert.decoder import Decoder
 from edgert.devices import DeviceProfile
+from edgert.engine import golden, memory, prepared, providers
+from edgert.engine.decoder import Decoder
+from edgert.engine.graph_session import GraphSession
+from edgert.engine.notes import Note
 from edgert.errors import DeviceError, EdgertWarning, UsageError
-from edgert.machine import Note
-from edgert.session import Session
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ def run(bundle: Bundle, profile: DeviceProfile, graph: str, context: int) -> Eng
     DeviceError.
     """
     copy = prepared.Prepared(bundle, graph)
-    session = Session(bundle, profile, graph, copy.path if on_cpu(profile) and copy.usable else None)
+    session = GraphSession(bundle, profile, graph, copy.path if on_cpu(profile) and copy.usable else None)
     kv = bundle.manifest.graphs[graph].kv
     decoder = Decoder(session, bundle.manifest.model, context, profile.prefill_chunk, kv)
     return Engine(decoder, graph, profile, session.threads)

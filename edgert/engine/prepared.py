@@ -15,13 +15,14 @@ import warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from edgert import devices, memory
+from edgert import devices
 from edgert.bundle import DATA, GENAI_GRAPH, MACHINE, REPLACED, Bundle, file_facts
-from edgert.decoder import Decoder
+from edgert.engine import memory
+from edgert.engine.decoder import Decoder
+from edgert.engine.graph_session import GraphSession, pack
+from edgert.engine.notes import Note
 from edgert.errors import BundleError, EdgertError, EdgertWarning
-from edgert.machine import Note
 from edgert.saving import save_text
-from edgert.session import Session, pack
 
 SAMPLE = range(1, 13)  # token ids whose logits must be equal before and after, bit for bit
 ASIDE = ".packing-"
@@ -167,7 +168,7 @@ def _logits(bundle: Bundle, graph: str, packed: Path | None) -> bytes:
     """What a graph gives for a few tokens, read together and one at a time."""
     facts = bundle.manifest.model
     tokens = [token % facts.vocab_size for token in SAMPLE][: facts.context - 1] or [0]
-    session = Session(bundle, devices.load(devices.DEFAULT), graph, packed)
+    session = GraphSession(bundle, devices.load(devices.DEFAULT), graph, packed)
     context = min(len(SAMPLE) + 1, facts.context)
     decoder = Decoder(session, facts, context, len(SAMPLE), bundle.manifest.graphs[graph].kv)
     read = decoder.logits(tokens).tobytes()

@@ -8,13 +8,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from edgert import devices, golden
+from edgert import devices
 from edgert.bundle import Bundle
-from edgert.decoder import Decoder
 from edgert.devices import DeviceProfile
-from edgert.engine import check, choose_graph, run
+from edgert.engine import golden
+from edgert.engine.decoder import Decoder
+from edgert.engine.loading import check, choose_graph, run
+from edgert.engine.notes import Note
 from edgert.errors import DeviceError, EdgertError
-from edgert.machine import Note
 
 NOTE = "tuned"
 PROMPT = 512  # tokens that are read; then

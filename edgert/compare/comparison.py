@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from edgert.answer import FinishReason
-from edgert.final import equal_finals
-from edgert.prompts import Question, title
+from edgert.text.final import equal_finals
+from edgert.text.prompts import Question, title
 
 
 @dataclass(frozen=True)

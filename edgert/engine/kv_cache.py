@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from edgert.bundle import ModelFacts
-from edgert.session import OrtValue, host_buffer
+from edgert.engine.graph_session import OrtValue, host_buffer
 
 DTYPES: dict[str, type[np.generic]] = {"fp32": np.float32, "int8": np.int8}
 
@@ -16,7 +16,7 @@ class KVCache:
     """Buffers (1, num_kv_heads, capacity, head_dim) a layer and kind, and the tokens they hold.
 
     `kv` is what they are stored as; for int8 the graph knows the scales. `buffer` makes them where the
-    session computes (`Session.buffer`).
+    session computes (`GraphSession.buffer`).
 
     Attention never looks past the sequence length it is told, so rewinding is forgetting tokens: what
     lies behind them in the buffers is overwritten by what comes next.

@@ -8,10 +8,9 @@ from pathlib import Path
 import tokenizers
 
 from edgert.errors import BundleError, CheckpointError
-from edgert.template import ChatTemplate
+from edgert.text.template import ChatTemplate
 
-from . import gguf, huggingface
-from .checkpoint import Checkpoint, check_tensors
+from . import Checkpoint, check_tensors, gguf, huggingface
 
 # What readers trip over when a field has another type than its format says.
 MALFORMED = (ValueError, TypeError, KeyError, IndexError, AttributeError, ArithmeticError, OSError)

@@ -12,12 +12,12 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from edgert.answer import join
-from edgert.comparison import Answer, Choice, Comparison, Fork, Pair, Side
+from edgert.compare.comparison import Answer, Choice, Comparison, Fork, Pair, Side
+from edgert.engine.fidelity import Figures, Logits, diverge, log_softmax
 from edgert.errors import PromptTooLong, UsageError
-from edgert.fidelity import Figures, Logits, diverge, log_softmax
-from edgert.final import THINKING, final_answer
 from edgert.model import Model, Options
-from edgert.prompts import Question, title
+from edgert.text.final import THINKING, final_answer
+from edgert.text.prompts import Question, title
 
 Progress = Callable[[int, int], None]  # prompts done, prompts in all
 

@@ -1,0 +1,1 @@
+"""Bench: how fast a bundle is on this machine."""

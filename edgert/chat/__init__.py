@@ -1,0 +1,1 @@
+"""Chat: the conversation at the terminal."""

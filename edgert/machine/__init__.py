@@ -1,0 +1,1 @@
+"""Machine: what a bundle finds on the machine it lies on: checks, tuning, heat."""
