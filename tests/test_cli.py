@@ -1,17 +1,31 @@
 """The command line: whole screens, exit codes, errors in one line."""
 
 import json
+from pathlib import Path
 
 import pytest
 import tiny
 from click.testing import CliRunner
 
-from edgert import home, open_bundle
+from edgert import cli, home, open_bundle
 from edgert.cli import main, opening
 
 
 def run(*arguments, input=None):
     return CliRunner().invoke(main, [str(a) for a in arguments], input=input)
+
+
+SHARED = {"__init__", "console", "opening", "options"}
+
+
+def test_every_command_is_a_module_of_its_name():
+    """Adding one takes a file and a line of the table."""
+    modules = {path.stem for path in Path(cli.__file__).parent.glob("*.py")} - SHARED
+    assert set(cli.COMMANDS) == modules
+    for name in cli.COMMANDS:
+        assert main.get_command(None, name).name == name
+    assert main.get_command(None, "console") is None
+    assert run("consol").exit_code == 2
 
 
 @pytest.fixture

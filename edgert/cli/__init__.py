@@ -1,24 +1,49 @@
 """The command line: each command parses, calls the library and prints. Errors are one line.
 
-A module holds a group of commands; what a command alone needs, it imports itself, so that starting is quick.
+A command is a function in the module of its name, which is loaded when the command is run. Code that only one
+command needs is imported inside it, so that starting is quick.
 """
 
 from __future__ import annotations
+
+from importlib import import_module
 
 import click
 
 from edgert import __version__
 from edgert.cli import console
-from edgert.cli.answering import chat, generate
-from edgert.cli.benching import bench
-from edgert.cli.comparing import compare
-from edgert.cli.examining import doctor, list_devices, tune
-from edgert.cli.exporting import export, pull
-from edgert.cli.fitting import fit, prepare
-from edgert.cli.inspecting import info
+
+# In the order of the help screen.
+COMMANDS = (
+    "chat",
+    "generate",
+    "pull",
+    "export",
+    "info",
+    "compare",
+    "fit",
+    "prepare",
+    "tune",
+    "bench",
+    "devices",
+    "doctor",
+)
 
 
-@click.group(cls=console.Group, context_settings={"help_option_names": ["-h", "--help"]})
+class Commands(console.Group):
+    """The table of commands as click asks for it."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = getattr(import_module(f"edgert.cli.{cmd_name}"), cmd_name)
+        return command
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="edgert")
 def main() -> None:
     """Chat with your own distilled student on a small machine.
@@ -30,7 +55,3 @@ def main() -> None:
     """
     console.speak_utf8()
     console.warn_in_a_line()
-
-
-for command in (chat, generate, compare, export, pull, fit, prepare, tune, bench, doctor, info, list_devices):
-    main.add_command(command)

@@ -9,7 +9,7 @@ import click
 
 from edgert import home
 from edgert.cli import console
-from edgert.cli.exporting import pull_bundle
+from edgert.cli.pull import pull_bundle
 from edgert.errors import UsageError
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""The command that measures how fast a bundle is."""
+"""`edgert bench`: how fast a bundle is on this machine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command that compares two bundles."""
+"""`edgert compare`: where the answers of two bundles part."""
 
 from __future__ import annotations
 

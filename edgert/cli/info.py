@@ -1,4 +1,4 @@
-"""The command that shows a bundle: info."""
+"""`edgert info`: what a bundle holds."""
 
 from __future__ import annotations
 

@@ -1,0 +1,43 @@
+"""`edgert doctor`: whether this machine can run a bundle, and computes right."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from itertools import chain
+
+import click
+
+from edgert import home
+from edgert.errors import BundleError, EdgertError
+
+MARKS = {"ok": "ok  ", "note": "note", "bad": "BAD "}
+
+
+@click.command(short_help="Check that this machine can run a bundle, and computes right.")
+@click.argument("bundle", required=False)
+@click.option("--device", help="Device profile to test, by name or as a .toml file.")
+@click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
+@click.pass_context
+def doctor(context: click.Context, bundle: str | None, device: str | None, as_json: bool) -> None:
+    """Look at machine, providers, heat and memory; with a BUNDLE also at its files and answers.
+
+    It replays the golden prompts that an export left in the bundle. The exit code is 1 if anything is bad.
+    """
+    from edgert import devices
+    from edgert.bundle import open_bundle
+    from edgert.machine.doctor import Finding, examine
+
+    findings, opened, broken = [], None, []
+    try:
+        opened = open_bundle(home.find_bundle(bundle)) if bundle else None
+    except BundleError as error:
+        broken = [Finding("files", "bad", str(error))]
+    for finding in chain(examine(opened, devices.load(device) if device else None), broken):
+        findings.append(finding)
+        if not as_json:
+            click.echo(f"{MARKS[finding.verdict]}  {finding.subject:22} {finding.text}")
+    if as_json:
+        click.echo(json.dumps([asdict(finding) for finding in findings], indent=2, ensure_ascii=False))
+    if any(finding.verdict == "bad" for finding in findings):
+        context.exit(EdgertError.exit_code)

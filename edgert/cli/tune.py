@@ -1,0 +1,52 @@
+"""`edgert tune`: what is quickest for a bundle on this machine."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import click
+
+from edgert import home
+from edgert.cli import console
+from edgert.cli.opening import default_bundle
+
+if TYPE_CHECKING:
+    from edgert.machine.tuning import Trial
+
+
+@click.command(short_help="Measure what is quickest for a bundle on this machine.")
+@click.argument("bundle", required=False)
+@click.option("--device", "names", multiple=True, help="Devices to try besides the detected one; may repeat.")
+@click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
+def tune(bundle: str | None, names: tuple[str, ...], as_json: bool) -> None:
+    """Measure for a minute: threads, an integrated GPU where one is usable, lengths of prefill chunks.
+
+    The winner is kept beside the bundle and used from then on, until processor or onnxruntime change;
+    --device at other commands overrides it. Leave the machine alone meanwhile.
+    """
+    from edgert import devices
+    from edgert.bundle import open_bundle
+    from edgert.engine import providers
+    from edgert.machine.tuning import figures
+    from edgert.machine.tuning import tune as measure
+
+    opened = open_bundle(home.find_bundle(bundle) if bundle else default_bundle())
+    gpu = devices.load("integrated-gpu")
+    usable = not names and providers.why_not(gpu.provider.name) is None
+    others = [gpu] if usable else [devices.load(name) for name in names]
+    with console.progress_bar("Measuring") as progress:
+        found = measure(opened, [devices.detect().profile, *others], progress)
+    if as_json:
+        click.echo(json.dumps(figures(found), indent=2))
+        return
+    for trial in found.trials:
+        click.echo(f"{'*' if trial == found.winner else ' '} {_line(trial)}")
+    click.echo(found.verdict)
+
+
+def _line(trial: Trial) -> str:
+    how = f"{trial.device:16} {trial.threads or '?':>2} threads, chunks of {trial.prefill_chunk:3}"
+    if trial.failure:
+        return f"{how}  {trial.failure}"
+    return f"{how}  decode {trial.decode:7.1f} tokens/s  prefill {trial.prefill:7.0f} tokens/s"
