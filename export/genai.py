@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from edgert.bundle import GENAI_GRAPH, GenerationDefaults
+from edgert.bundle import GENAI_GRAPH, GenerationDefaults, graph_io
 
 from .checkpoint.spec import ModelSpec
 
@@ -19,15 +19,15 @@ def genai_config(spec: ModelSpec, generation: GenerationDefaults, context: int) 
         "head_size": spec.head_dim,
         "hidden_size": spec.hidden_size,
         "inputs": {
-            "input_ids": "input_ids",
-            "attention_mask": "attention_mask",
-            "past_key_names": "past_key_values.%d.key",
-            "past_value_names": "past_key_values.%d.value",
+            "input_ids": graph_io.INPUT_IDS,
+            "attention_mask": graph_io.ATTENTION_MASK,
+            "past_key_names": graph_io.past("%d", "key"),
+            "past_value_names": graph_io.past("%d", "value"),
         },
         "outputs": {
-            "logits": "logits",
-            "present_key_names": "present.%d.key",
-            "present_value_names": "present.%d.value",
+            "logits": graph_io.LOGITS,
+            "present_key_names": graph_io.present("%d", "key"),
+            "present_value_names": graph_io.present("%d", "value"),
         },
         "num_attention_heads": spec.num_heads,
         "num_hidden_layers": spec.num_layers,

@@ -6,12 +6,15 @@ Matrices are left abstract: `edgert::Linear` and `edgert::Embedding` nodes name 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
 import onnx_ir as ir
+
+from edgert.bundle import graph_io
+from edgert.bundle.graph_io import FP32, INT8
 
 from .checkpoint import FloatArray
 from .checkpoint.spec import ModelSpec
@@ -51,7 +54,7 @@ def build(
     positions = _positions(b, inputs, max_context, feeds)
     caches = [_cache(spec, layer, kv[layer] if kv else None) for layer in range(spec.num_layers)]
 
-    hidden = b.tape.op("Embedding", [inputs["input_ids"]], {"matrix": "embedding"}, domain=ABSTRACT)
+    hidden = b.tape.op("Embedding", [inputs[graph_io.INPUT_IDS]], {"matrix": "embedding"}, domain=ABSTRACT)
     residual: ir.Value | None = None
     for layer, cache in enumerate(caches):
         hidden, residual = layer_nodes(b, hidden, residual, Place(layer, positions, cache))
@@ -95,7 +98,7 @@ def build_layer(spec: ModelSpec, layer: int, max_context: int) -> ir.Model:
     """
     b = Open(spec, _no_vectors)
     hidden = typed("hidden", ir.DataType.FLOAT, "batch", "sequence", spec.hidden_size)
-    lengths = typed("seqlens_k", ir.DataType.INT32, "batch"), typed("total", ir.DataType.INT32)
+    lengths = _lengths()
     tables = spec.rope.tables(max_context)
     positions = Positions(*lengths, b.constant("rope.cos", tables[0]), b.constant("rope.sin", tables[1]))
     cache = _cache(spec, layer)
@@ -126,33 +129,37 @@ def _no_vectors(name: str) -> FloatArray:
 
 
 def _inputs(feeds: Feeds) -> dict[str, ir.Value]:
-    values = [typed("input_ids", ir.DataType.INT64, "batch", "sequence")]
+    values = [typed(graph_io.INPUT_IDS, ir.DataType.INT64, "batch", "sequence")]
     if feeds == "genai":
-        values.append(typed("attention_mask", ir.DataType.INT64, "batch", "total"))
+        values.append(typed(graph_io.ATTENTION_MASK, ir.DataType.INT64, "batch", "total"))
     else:
-        values.append(typed("seqlens_k", ir.DataType.INT32, "batch"))
-        values.append(typed("total_sequence_length", ir.DataType.INT32))
-        values.append(typed("logits_positions", ir.DataType.INT64, "wanted"))
+        values += [*_lengths(), typed(graph_io.LOGITS_POSITIONS, ir.DataType.INT64, "wanted")]
     return {str(value.name): value for value in values}
+
+
+def _lengths() -> tuple[ir.Value, ir.Value]:
+    """Last index and length of the sequence, as edgert feeds them."""
+    last = typed(graph_io.SEQLENS_K, ir.DataType.INT32, "batch")
+    return last, typed(graph_io.TOTAL_SEQUENCE_LENGTH, ir.DataType.INT32)
 
 
 def _cache(spec: ModelSpec, layer: int, scales: KVScales | None = None) -> LayerCache:
     shape = ("batch", spec.num_kv_heads, "context", spec.head_dim)
-    dtype = ir.DataType.INT8 if scales else ir.DataType.FLOAT
+    dtype = ir.DataType.from_numpy(np.dtype((INT8 if scales else FP32).dtype))
 
-    def pair(name: str) -> tuple[ir.Value, ir.Value]:
-        key, value = (typed(f"{name}.{layer}.{kind}", dtype, *shape) for kind in ("key", "value"))
+    def pair(name: Callable[[int, str], str]) -> tuple[ir.Value, ir.Value]:
+        key, value = (typed(name(layer, part), dtype, *shape) for part in graph_io.PARTS)
         return key, value
 
-    return LayerCache(pair("past_key_values"), pair("present"), scales)
+    return LayerCache(pair(graph_io.past), pair(graph_io.present), scales)
 
 
 def _positions(b: Builder, inputs: Mapping[str, ir.Value], max_context: int, feeds: Feeds) -> Positions:
     cos, sin = b.spec.rope.tables(max_context)
     tables = b.constant("rope.cos", cos), b.constant("rope.sin", sin)
     if feeds == "edgert":
-        return Positions(inputs["seqlens_k"], inputs["total_sequence_length"], *tables)
-    mask = inputs["attention_mask"]
+        return Positions(inputs[graph_io.SEQLENS_K], inputs[graph_io.TOTAL_SEQUENCE_LENGTH], *tables)
+    mask = inputs[graph_io.ATTENTION_MASK]
     last_axis, one = b.constant("axis", np.array([1], np.int64)), b.constant("one", np.array(1, np.int64))
     length = b.op("ReduceSum", [mask, last_axis], "mask/length", keepdims=0)
     last = b.op("Sub", [length, one], "mask/last")
@@ -165,11 +172,11 @@ def _positions(b: Builder, inputs: Mapping[str, ir.Value], max_context: int, fee
 
 def _head(b: Builder, x: ir.Value, inputs: Mapping[str, ir.Value]) -> ir.Value:
     """Logits (batch, wanted, vocab) of the wanted positions only: the head is the largest matrix."""
-    wanted = inputs.get("logits_positions") or b.constant("last", np.array([-1], np.int64))
+    wanted = inputs.get(graph_io.LOGITS_POSITIONS) or b.constant("last", np.array([-1], np.int64))
     picked = b.op("Gather", [x, wanted], "wanted", axis=1)
     if b.spec.head_mix:
         picked = b.op("MatMul", [picked, b.weight("head_mix.weight")], "head_mix")
     matrix = "embedding" if b.spec.tied_embeddings else "head"
-    logits = typed("logits", ir.DataType.FLOAT, "batch", "wanted", b.spec.vocab_size)
+    logits = typed(graph_io.LOGITS, ir.DataType.FLOAT, "batch", "wanted", b.spec.vocab_size)
     b.tape.op("Linear", [picked], {"matrix": matrix}, domain=ABSTRACT, name="head", output=logits)
     return logits

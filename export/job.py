@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edgert.bundle import GOLDEN, GRAPH, Bundle, Manifest
+from edgert.bundle.graph_io import FP32, KV_KINDS
 from edgert.devices import DeviceProfile
 from edgert.engine import golden
 from edgert.errors import EdgertWarning, FidelityError, UsageError
@@ -150,15 +151,15 @@ class Job:
     def _caches(self) -> tuple[str, ...]:
         """Which caches the graphs have, the default first: what was asked for, else what devices want."""
         if self.options.kv is not None:
-            return ("fp32",) if self.options.kv == "fp32" else ("int8", "fp32")
-        wanted = {profile.kv for profile in self.profiles}
-        return ("fp32", "int8") if "int8" in wanted else ("fp32",)
+            return tuple(dict.fromkeys((self.options.kv, FP32.name)))
+        wanted = {FP32.name, *(profile.kv for profile in self.profiles)}
+        return tuple(kv for kv in KV_KINDS if kv in wanted)
 
     def _sample(self, recipe: Recipe) -> Sample | None:
         """Nothing is read that nothing needs: an fp32 bundle is its own reference."""
         options = self.options
         needed = recipe.calibrated or options.verify or options.quant == "mixed"
-        if (options.quant == "fp32" or not needed) and self._caches() == ("fp32",):
+        if (options.quant == "fp32" or not needed) and self._caches() == (FP32.name,):
             return None
         return read_sample(self.checkpoint, options.calibration, self.context)
 

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from edgert.bundle import graph_io
 from edgert.engine.graph_session import InferenceSession, session_options
 
 from .checkpoint import Checkpoint, FloatArray, Tokens
@@ -133,10 +134,9 @@ class Layerwise:
         empty = np.zeros((windows, spec.num_kv_heads, 0, spec.head_dim), np.float32)
         feeds: dict[str, npt.NDArray[np.generic]] = {
             "hidden": hidden,
-            "seqlens_k": np.full(windows, length - 1, np.int32),
-            "total": np.array(length, np.int32),
-            f"past_key_values.{built_for}.key": empty,
-            f"past_key_values.{built_for}.value": empty,
+            graph_io.SEQLENS_K: np.full(windows, length - 1, np.int32),
+            graph_io.TOTAL_SEQUENCE_LENGTH: np.array(length, np.int32),
+            **{graph_io.past(built_for, part): empty for part in graph_io.PARTS},
         }
         prefix = f"layers.{built_for}."
         for value in session.get_inputs():
@@ -150,7 +150,7 @@ class Layerwise:
             for name, array in found.items()
             if name.endswith(".input")
         }
-        keys, values = found[f"present.{built_for}.key"], found[f"present.{built_for}.value"]
+        keys, values = (found[graph_io.present(built_for, part)] for part in graph_io.PARTS)
         return LayerOutput(found["output"], inputs, keys, values)
 
     def _session(self, layer: int) -> tuple[int, InferenceSession]:

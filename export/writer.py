@@ -36,6 +36,7 @@ from edgert.bundle import (
     Quantization,
     file_facts,
 )
+from edgert.bundle.graph_io import FP32, KV_KINDS
 from edgert.errors import UsageError
 
 from .calibration import Calibration
@@ -52,8 +53,6 @@ INLINE_BYTES = 1024  # smaller constants live in the graph, where shape inferenc
 
 # Rounding by what is multiplied costs the cube of the columns: at 8 bits wide matrices do without.
 EIGHT_BIT_COLUMNS, MOST_COLUMNS = 4096, 1 << 20
-
-SUFFIXES: dict[str, list[str]] = {"fp32": [], "int8": ["kv8"]}  # of a graph's name, by its cache
 
 BUNDLE_FILES = (
     GENAI_GRAPH,
@@ -99,7 +98,9 @@ def _check_free(folder: Path, force: bool) -> None:
 
 
 def _is_ours(name: str) -> bool:
-    return name in BUNDLE_FILES or re.fullmatch(r"model(-rows8|-blocks[48])?(-kv8)?\.onnx", name) is not None
+    suffixes = "|".join(kind.suffix for kind in KV_KINDS.values())
+    graph = rf"model(-rows8|-blocks[48])?({suffixes})\.onnx"
+    return name in BUNDLE_FILES or re.fullmatch(graph, name) is not None
 
 
 def _swap(aside: Path, folder: Path) -> None:
@@ -136,18 +137,22 @@ class Plan:
     recipe: Recipe
     readers: tuple[Reader, ...]
     context: int
-    caches: tuple[str, ...] = ("fp32",)
+    caches: tuple[str, ...] = (FP32.name,)
     calibrating: Tokens | None = None
 
     def graphs(self) -> dict[str, tuple[Reader, str]]:
         """File names of the graphs, the one to run by default first; their readers and caches."""
         first = self.readers[0]
         return {
-            "-".join(["model", *([reader.recipe.label] if reader != first else []), *SUFFIXES[kv]])
-            + ".onnx": (reader, kv)
+            _graph_name("" if reader == first else reader.recipe.label, kv): (reader, kv)
             for reader in self.readers
             for kv in self.caches
         }
+
+
+def _graph_name(label: str, kv: str) -> str:
+    """model.onnx of the first reader, model-<label>.onnx of others; the suffix says how it caches."""
+    return "-".join(["model", *filter(None, [label])]) + KV_KINDS[kv].suffix + ".onnx"
 
 
 def write_bundle(checkpoint: Checkpoint, aside: Path, plan: Plan, progress: Progress) -> Manifest:
@@ -158,7 +163,7 @@ def write_bundle(checkpoint: Checkpoint, aside: Path, plan: Plan, progress: Prog
         extents = _write_weights(data, named, plan.recipe, calibration, progress)
         stored = _Stored(data, named, extents, {})
         for filename, (reader, kv) in plan.graphs().items():
-            scales = _kv_scales(calibration) if kv == "int8" else None
+            scales = _kv_scales(calibration) if KV_KINDS[kv].scaled else None
             model = build(checkpoint.spec, checkpoint.vector, plan.context, kv=scales)
             _save(model, aside / filename, stored, reader.recipe)
         model = build(checkpoint.spec, checkpoint.vector, plan.context, "genai")
@@ -174,7 +179,8 @@ def write_manifest(manifest: Manifest, aside: Path) -> None:
 
 
 def _calibration(checkpoint: Checkpoint, plan: Plan) -> Calibration | None:
-    if plan.calibrating is None or not ("int8" in plan.caches or plan.recipe.calibrated):
+    scaled = any(KV_KINDS[kv].scaled for kv in plan.caches)
+    if plan.calibrating is None or not (scaled or plan.recipe.calibrated):
         return None
     columns = 0
     if plan.recipe.calibrated:

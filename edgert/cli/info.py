@@ -59,8 +59,9 @@ def _weights_text(quant: Quantization) -> str:
 
 def _kv_sizes(manifest: Manifest) -> str:
     """Megabytes of keys and values a thousand tokens, for each way to cache them."""
+    from edgert.bundle.graph_io import KV_KINDS
+
     model = manifest.model
     numbers = 2 * model.num_layers * model.num_kv_heads * model.head_dim
-    sizes = {"fp32": 4, "int8": 1}
     kinds = dict.fromkeys(facts.kv for facts in manifest.graphs.values())
-    return ", ".join(f"{numbers * sizes[kv] / 1e3:.1f} MB in {kv}" for kv in kinds)
+    return ", ".join(f"{numbers * KV_KINDS[kv].bytes / 1e3:.1f} MB in {kv}" for kv in kinds)

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
+from edgert.bundle.graph_io import KV_KINDS
+
 if TYPE_CHECKING:
     from edgert.model import Options
 
@@ -60,7 +62,7 @@ def kv_option(command: Command) -> Command:
     """Which of a bundle's caches to use."""
     option = click.option(
         "--kv",
-        type=click.Choice(["fp32", "int8"]),
+        type=click.Choice(list(KV_KINDS)),
         help="How keys and values are cached; the default is the bundle's.",
     )
     return option(command)
@@ -99,7 +101,7 @@ def quant_options(command: Command) -> Command:
             click.option("--target-size", type=Bytes(), help="What the matrices may take, as in 1.2GB."),
             click.option(
                 "--kv",
-                type=click.Choice(["fp32", "int8"]),
+                type=click.Choice(list(KV_KINDS)),
                 help="int8 caches keys and values in a quarter of the memory; the default is the device's.",
             ),
             click.option(

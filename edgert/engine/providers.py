@@ -18,6 +18,7 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 import onnxruntime as ort
 from onnxruntime.capi.onnxruntime_pybind11_state import Fail
 
+from edgert.bundle.graph_io import KV_KINDS
 from edgert.devices import Provider
 from edgert.errors import DeviceError
 
@@ -73,7 +74,7 @@ def memory(provider: str) -> str:
 
 def kv_kinds(provider: str) -> tuple[str, ...]:
     """How a provider's attention can cache keys and values, the most exact first."""
-    return PLUGINS[provider].kv if provider in PLUGINS else ("fp32", "int8")
+    return PLUGINS[provider].kv if provider in PLUGINS else tuple(KV_KINDS)
 
 
 def version(provider: str) -> str:
