@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -11,7 +11,7 @@ from edgert import devices
 from edgert.bundle import Bundle, Manifest
 from edgert.errors import CheckpointError, MissingExtra, UsageError
 
-__all__ = ["DEFAULT_MAX_CONTEXT", "ExportOptions", "Quant", "Via", "export", "preview"]
+__all__ = ["DEFAULT_MAX_CONTEXT", "ExportOptions", "Quant", "Via", "export", "previews"]
 
 # Rope tables cost 4 × head_dim bytes on disk a position; few small machines hold a longer KV cache.
 DEFAULT_MAX_CONTEXT = 32768
@@ -95,16 +95,22 @@ def export(
     return Bundle(folder, manifest)
 
 
-def preview(source: Path, options: ExportOptions | None = None) -> Manifest:
-    """The manifest that an export would have, told from the checkpoint's headers. Raises as `export`."""
-    options = options or ExportOptions()
+def previews(source: Path, choices: Sequence[ExportOptions]) -> list[Manifest]:
+    """The manifests that exports of a checkpoint would have, one for each of `choices`.
+
+    Its headers are read once. Raises as `export`.
+    """
     require_extra()
     from .checkpoint import source as sources  # after the check
     from .job import open_job
 
-    profiles = tuple(devices.load(name) for name in options.devices or (devices.DEFAULT,))
-    name = options.name or source.name
-    return open_job(sources.open_checkpoint(source), options, profiles, name, _silent).preview()
+    checkpoint = sources.open_checkpoint(source)
+    manifests = []
+    for options in choices:
+        profiles = tuple(devices.load(name) for name in options.devices or (devices.DEFAULT,))
+        name = options.name or source.name
+        manifests.append(open_job(checkpoint, options, profiles, name, _silent).preview())
+    return manifests
 
 
 def _silent(_phase: str, _done: int, _total: int) -> None:

@@ -1,5 +1,6 @@
 """The command line: whole screens, exit codes, errors in one line."""
 
+import io
 import json
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import tiny
 from click.testing import CliRunner
 
 from edgert import cli, home, open_bundle
-from edgert.cli import main, opening
+from edgert.cli import console, main, opening
 
 
 def run(*arguments, input=None):
@@ -43,6 +44,20 @@ def test_export_then_generate(source, tmp_path):
     assert exported.stderr == ""  # no progress bar where there is no terminal
     answered = run("generate", tmp_path / "b", "-p", "the fox", "--max-tokens", "5")
     assert answered.exit_code == 0 and answered.stdout.endswith("\n")
+
+
+def test_every_phase_of_an_export_shows_its_own_progress(monkeypatch):
+    """A bar of click that has come to its end stands still for good."""
+    terminal = io.StringIO()
+    terminal.isatty = lambda: True
+    monkeypatch.setattr("sys.stderr", terminal)
+    with console.phase_bar() as progress:
+        for phase in ("Exporting", "Measuring", "Exporting"):
+            for done in range(1, 5):
+                progress(phase, done, 4)
+    lines = terminal.getvalue().strip("\n").split("\n")
+    assert [line.count("Measuring") > 0 for line in lines] == [False, True, False]
+    assert all(share in line for line in lines for share in (" 25%", " 50%", " 75%", "100%"))
 
 
 def test_export_json_is_the_manifest(source, tmp_path):

@@ -161,6 +161,16 @@ def test_fit_reads_no_weights(checkpoints, tmp_path):
     assert fit(folder, "--device", "raspberry-pi-5", "--json") == before
 
 
+def test_fit_opens_a_checkpoint_once_for_all_devices(checkpoints, monkeypatch):
+    """Reading the header of a large GGUF file takes seconds."""
+    from edgert.export.checkpoint import source
+
+    calls, opening = [], source.open_checkpoint
+    monkeypatch.setattr(source, "open_checkpoint", lambda path: calls.append(path) or opening(path))
+    assert len(json.loads(fit(checkpoints("llama"), "--device", "all", "--json"))) == len(devices.names())
+    assert len(calls) == 1
+
+
 def test_fit_names_what_is_too_much(checkpoints, monkeypatch):
     monkeypatch.setattr(memory, "RUNTIME", 10**9)
     assert "does not fit: " in fit(checkpoints("llama"), "--device", "raspberry-pi-zero-2-w")

@@ -6,7 +6,7 @@ import io
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import click
@@ -81,13 +81,17 @@ def progress_bar(label: str) -> Iterator[Callable[[int, int], None]]:
 
 @contextmanager
 def phase_bar() -> Iterator[Callable[[str, int, int], None]]:
-    """A bar whose label follows the work. Yields what is told (phase, done, total)."""
+    """A bar for each phase of the work, one below the other. Yields what is told (phase, done, total)."""
     hidden = not sys.stderr.isatty()
-    with click.progressbar(length=1, label="", file=sys.stderr, hidden=hidden) as bar:
+    with ExitStack() as shown:
+        bar: Any = None
 
         def progress(phase: str, done: int, total: int) -> None:
-            if phase != bar.label:
-                bar.label, bar.pos = phase, 0
+            nonlocal bar
+            if bar is None or phase != bar.label or done < bar.pos:  # click's bars can't start again
+                shown.close()
+                made = click.progressbar(length=total, label=phase, file=sys.stderr, hidden=hidden)
+                bar = shown.enter_context(made)
             bar.length = total
             bar.update(done - bar.pos)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -51,35 +51,41 @@ def fit(
 
     wanted = devices.names() if names == ("all",) else names
     profiles = [devices.load(name) for name in wanted] or [devices.detect().profile]
-    fits = [_fit(source, profile, quant, context, kv) for profile in profiles]
+    bundles = _opened(source, profiles, quant, kv)
+    fits = [_fit(bundle, profile, context, kv) for bundle, profile in zip(bundles, profiles, strict=True)]
     if as_json:
         click.echo(json.dumps([_table(*found) for found in fits], indent=2))
     else:
         click.echo("\n\n".join("\n".join(_lines(*found)) for found in fits))
 
 
-def _opened(source: str, profile: DeviceProfile, quant: str | None, kv: str | None) -> Bundle:
-    """The bundle that was given, or the one that exporting a checkpoint would give. Raises UsageError."""
+def _opened(
+    source: str, profiles: Sequence[DeviceProfile], quant: str | None, kv: str | None
+) -> list[Bundle]:
+    """A bundle for each profile: the one that was given, or those that exports would give.
+
+    Raises UsageError.
+    """
     from edgert.bundle import MANIFEST, Bundle, open_bundle
 
     folder = home.find_bundle(source)
     if not (folder / MANIFEST).exists():
         from edgert import export
 
-        options: dict[str, Any] = {"quant": quant or "int8", "kv": kv, "devices": (profile.source,)}
-        return Bundle(folder, export.preview(folder, export.ExportOptions(**options)))
+        options: dict[str, Any] = {"quant": quant or "int8", "kv": kv}
+        choices = [export.ExportOptions(**options, devices=(profile.source,)) for profile in profiles]
+        return [Bundle(folder, manifest) for manifest in export.previews(folder, choices)]
     if quant:
         raise UsageError(f"{source} is a bundle, exported already: --quant is for checkpoints")
-    return open_bundle(folder)
+    return [open_bundle(folder)] * len(profiles)
 
 
 def _fit(
-    source: str, profile: DeviceProfile, quant: str | None, context: int | None, kv: str | None
+    bundle: Bundle, profile: DeviceProfile, context: int | None, kv: str | None
 ) -> tuple[Manifest, DeviceProfile, MemoryPlan]:
     from edgert import devices
     from edgert.engine.loading import choose_graph, plan
 
-    bundle = _opened(source, profile, quant, kv)
     manifest, limit = bundle.manifest, bundle.manifest.model.context
     if context and context > limit:
         raise UsageError(f"--context {context}: the longest that {manifest.name} can hold is {limit}")
