@@ -149,13 +149,14 @@ class Model:
             token = sampler.sample(self._decoder.prefill(prompt))
         while True:
             if token.id in ends:
-                yield Chunk(stops.flush(), None, watch.tick(length), "stop")
+                yield Chunk(stops.push(text.flush()) + stops.flush(), None, watch.tick(length), "stop")
                 return
             length += 1
             timings = watch.tick(length)
             yield Chunk(stops.push(text.push(token.id)), token, timings)
             if stops.matched or length == limit:
-                yield Chunk(stops.flush(), None, timings, "stop" if stops.matched else "length")
+                rest = "" if stops.matched else stops.push(text.flush()) + stops.flush()
+                yield Chunk(rest, None, timings, "stop" if stops.matched else "length")
                 return
             with self._lock:
                 if stream != self._streams:

@@ -96,11 +96,14 @@ def _ask(model: Model, prompt: Question, limit: int) -> Answer:
     greedy["seed"] = 0  # draws nothing: it makes the model start from an empty cache
     chunks = list(model.stream(prompt, **greedy))
     reply = join(chunks)
+    pieces = [chunk.text for chunk in chunks if chunk.token is not None]
+    if pieces:
+        pieces[-1] += chunks[-1].text  # what a cut left incomplete
     opened = model.tokenizer.decode(model.tokens_of(prompt)[-8:]).rstrip().endswith(THINKING)
     return Answer(
         reply.text,
         reply.token_ids,
-        tuple(chunk.text for chunk in chunks if chunk.token is not None),
+        tuple(pieces),
         tuple(math.exp(token.logprob) for token in reply.tokens if token.logprob is not None),
         reply.finish_reason,
         final_answer(reply.text, opened),

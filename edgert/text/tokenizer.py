@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import tokenizers
-from tokenizers.decoders import DecodeStream
 
 from edgert.bundle import TOKENIZER, Bundle
 from edgert.errors import BundleError, UsageError
+from edgert.text.detokenizer import REPLACEMENT, Detokenizer, WholeCharacters
+
+WINDOW = 8  # tokens that a text may depend on: the bytes of two characters
 
 
 class Tokenizer:
@@ -18,6 +20,7 @@ class Tokenizer:
         self._tokenizer = tokenizers.Tokenizer.from_str(source)
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
+        self._detokenizer = Detokenizer(self._tokenizer)
         self._bos = bos_token_id if add_bos else None
 
     @property
@@ -45,29 +48,62 @@ class Tokenizer:
         return ids
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of ids, without special tokens."""
-        text: str = self._tokenizer.decode(list(ids), skip_special_tokens=True)
-        return text
+        """Text of ids, without special tokens; bytes that are no character become U+FFFD."""
+        return self._detokenizer.decode(ids)
 
     def stream(self, prompt: Sequence[int] = ()) -> TokenStream:
         """Decode an answer as it comes; one that goes on with the text of `prompt` keeps its first space."""
-        return TokenStream(self._tokenizer, prompt)
+        return TokenStream(self._detokenizer, prompt)
 
 
 class TokenStream:
-    """Text of tokens as they arrive: only whole characters, no special tokens."""
+    """Text of tokens as they arrive: only whole characters, no special tokens.
 
-    def __init__(self, tokenizer: tokenizers.Tokenizer, prompt: Sequence[int] = ()) -> None:
-        self._tokenizer = tokenizer
+    All that `push` and at last `flush` return is together what `Tokenizer.decode` makes of all tokens. As
+    in vLLM (`detokenize_incrementally`) and text-generation-inference (`decode_token`), a window of the last
+    tokens is decoded anew with each that arrives, since its text depends on those before it.
+    """
+
+    def __init__(self, detokenizer: Detokenizer, prompt: Sequence[int] = ()) -> None:
+        self._detokenizer = detokenizer
+        self._whole = WholeCharacters(detokenizer.bytes)
+        self._window: list[list[int]] = []  # tokens, byte tokens together where they are one character
         # A few tokens are enough to know what precedes; none if they end inside a character.
-        before = list(prompt[-8:])
-        whole = not tokenizer.decode(before, skip_special_tokens=True).endswith("\ufffd")
-        self._stream = DecodeStream(ids=before if whole else [], skip_special_tokens=True)
+        before = prompt[-WINDOW:]
+        if not detokenizer.decode(before).endswith(REPLACEMENT):
+            for token in before:
+                self._take(token)
+        self._shown = len(self._text())  # characters of the window's text
 
     def push(self, token: int) -> str:
         """The text that became certain with this token; empty while a character is incomplete."""
-        text: str | None = self._stream.step(self._tokenizer, token)
-        return text or ""
+        if not self._take(token):
+            return ""
+        text = self._text()
+        held = text.endswith(REPLACEMENT)  # it may be the beginning of a character
+        piece = text[self._shown : len(text) - held]
+        if len(self._window) >= 2 * WINDOW:
+            del self._window[:-WINDOW]
+            text = self._text()
+        self._shown = len(text) - held
+        return piece
+
+    def flush(self) -> str:
+        """What was held back, now that nothing follows: U+FFFD for an incomplete character."""
+        self._window.append(self._whole.flush())
+        text, shown = self._text(), self._shown
+        self._shown = len(text)
+        return text[shown:]
+
+    def _take(self, token: int) -> bool:
+        """Whether the window's text may have grown."""
+        parts = self._whole.push(token) if self._detokenizer.speaks(token) else []
+        if parts:
+            self._window.append(parts)
+        return bool(parts)
+
+    def _text(self) -> str:
+        return self._detokenizer.text([token for parts in self._window for token in parts])
 
 
 def open_tokenizer(bundle: Bundle) -> Tokenizer:
