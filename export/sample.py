@@ -10,9 +10,9 @@ from importlib import resources
 from pathlib import Path
 
 import numpy as np
-import tokenizers
 
 from edgert.errors import UsageError
+from edgert.text.tokenizer import Tokenizer
 
 from .checkpoint import Checkpoint, Tokens
 
@@ -36,12 +36,8 @@ def read_sample(checkpoint: Checkpoint, path: Path | None, context: int = WINDOW
     Raises UsageError.
     """
     name = "the built-in sample" if path is None else path.name
-    tokenizer = tokenizers.Tokenizer.from_str(checkpoint.tokenizer.tokenizer)
-    tokenizer.no_truncation()  # trainers leave such settings in the file
-    tokenizer.no_padding()
-    ids = tokenizer.encode(_text(path), add_special_tokens=False).ids
-    first = checkpoint.generation.bos_token_id if checkpoint.generation.add_bos else None
-    step = min(WINDOW, context) - (first is not None)
+    opening, ids = _encoded(checkpoint, _text(path))
+    step = min(WINDOW, context) - len(opening)
     if step < 1:
         raise UsageError(
             f"a context of {context} is too short to measure in: pass --no-verify --no-calibrate"
@@ -53,11 +49,19 @@ def read_sample(checkpoint: Checkpoint, path: Path | None, context: int = WINDOW
             f"{name} has {len(ids)} tokens, at least {needed} are needed to calibrate and measure"
         )
     here = np.array(ids[: windows * step], np.int64).reshape(windows, step)
-    after = np.array(ids[1 : windows * step + 1], np.int64).reshape(windows, step)
-    if first is not None:  # each window starts as the model's texts do; what follows that token is known, too
-        after = np.concatenate([here[:, :1], after], axis=1)
-        here = np.concatenate([np.full((windows, 1), first), here], axis=1)
+    last = np.array(ids[step : windows * step + 1 : step], np.int64)[:, None]  # what follows each window
+    here = np.concatenate([np.full((windows, len(opening)), opening, np.int64), here], axis=1)
+    after = np.concatenate([here[:, 1:], last], axis=1)
     return Sample(name, here[::2][:MOST], here[1::2][:MOST], after[1::2][:MOST])
+
+
+def _encoded(checkpoint: Checkpoint, text: str) -> tuple[list[int], list[int]]:
+    """The tokens that the runtime starts every text with (BOS, if any), and those of this text."""
+    defaults = checkpoint.generation
+    tokenizer = Tokenizer(checkpoint.tokenizer.tokenizer, defaults.bos_token_id, defaults.add_bos)
+    whole, letter = tokenizer.encode("a"), tokenizer.encode_rendered("a")
+    start = next(i for i in range(len(whole) + 1) if whole[i : i + len(letter)] == letter)
+    return whole[:start], tokenizer.encode_rendered(text)
 
 
 def _text(path: Path | None) -> str:

@@ -175,6 +175,13 @@ def test_malformed_files_are_one_line(folder, name, text):
     assert str(error.value).startswith(str(folder)) and "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "generation_config.json"])
+def test_broken_json_is_named_with_its_line(folder, name):
+    (folder / name).write_text('{\n  "model_type": "llama",\n  "hidden_size": 64,,\n}\n')
+    with pytest.raises(CheckpointError, match=f"{name}, line 3: not valid JSON"):
+        open_checkpoint(folder)
+
+
 def test_a_token_without_an_embedding_is_named(folder):
     """The usual mistake of a fine-tune: tokens added, embeddings not resized."""
     path = folder / "tokenizer.json"

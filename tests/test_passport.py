@@ -9,6 +9,7 @@ import pytest
 import tiny
 import tokenizers
 from click.testing import CliRunner
+from tokenizers import processors
 
 import edgert
 from edgert import FidelityError, UsageError, open_bundle
@@ -73,6 +74,37 @@ def test_windows_begin_with_the_token_that_texts_begin_with(checkpoints):
     sample = read_sample(dataclasses.replace(checkpoint, generation=defaults), None)
     assert (sample.measuring[:, 0] == 7).all() and sample.measuring.shape == (32, WINDOW)
     assert (sample.measuring[:, 1:] == sample.following[:, :-1]).all()
+
+
+@pytest.fixture
+def llama3(tmp_path):
+    """As Llama 3 does it: tokenizer.json has a post-processor that adds BOS, the config says nothing."""
+    source = tiny.write(tmp_path / "c")
+    tokenizer = tokenizers.Tokenizer.from_file(str(source / "tokenizer.json"))
+    tokenizer.post_processor = processors.Sequence(
+        [
+            processors.ByteLevel(trim_offsets=True),
+            processors.TemplateProcessing(single="<|bos|> $A", special_tokens=[("<|bos|>", 0)]),
+        ]
+    )
+    tokenizer.save(str(source / "tokenizer.json"))
+    config = json.loads((source / "tokenizer_config.json").read_text())
+    del config["add_bos_token"]
+    (source / "tokenizer_config.json").write_text(json.dumps(config))
+    return source
+
+
+def test_windows_begin_with_what_the_post_processor_adds(llama3, checkpoints, tmp_path):
+    """The same tokens and the same figures as for a checkpoint that asks for BOS in its config."""
+    ours, theirs = (read_sample(open_checkpoint(source), None) for source in (llama3, checkpoints("llama")))
+    assert not open_checkpoint(llama3).generation.add_bos
+    for part in ("calibrating", "measuring", "following"):
+        assert np.array_equal(getattr(ours, part), getattr(theirs, part))
+    bundles = [
+        export(source, tmp_path / f"{source.name}-bundle") for source in (llama3, checkpoints("llama"))
+    ]
+    first, second = (bundle.manifest.graphs["model.onnx"].fidelity for bundle in bundles)
+    assert first == second and bundles[0].text("golden.json") == bundles[1].text("golden.json")
 
 
 def test_a_text_of_ones_own(checkpoints, tmp_path):

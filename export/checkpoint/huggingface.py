@@ -87,11 +87,23 @@ def stored_name(name: str) -> str:
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file. Raises CheckpointError."""
     try:
-        table = json.loads(path.read_text("utf-8"))
+        return parse_json(path, path.read_text("utf-8"))
     except FileNotFoundError as error:
         raise CheckpointError(f"{path}: missing; is {path.parent} a Hugging Face checkpoint?") from error
-    except (ValueError, OSError) as error:
-        raise CheckpointError(f"{path}: {error}") from error
+    except UnicodeDecodeError as error:
+        raise CheckpointError(f"{path}: not UTF-8 text; copy or download it again") from error
+    except OSError as error:
+        raise CheckpointError(f"{path}: {error.strerror}") from error
+
+
+def parse_json(path: Path, text: str) -> dict[str, Any]:
+    """A JSON object from the text of a file. Raises CheckpointError with the line that is wrong."""
+    try:
+        table = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise CheckpointError(
+            f"{path}, line {error.lineno}: not valid JSON ({error.msg}); mend it, or download it again"
+        ) from error
     if not isinstance(table, dict):
         raise CheckpointError(f"{path}: expected a JSON object")
     return table
@@ -203,7 +215,9 @@ def _tokenizer_files(folder: Path) -> TokenizerFiles:
     source = template.read_text("utf-8") if template.exists() else config.get("chat_template")
     if isinstance(source, list):  # several named templates; "default" is the chat one
         source = next((entry["template"] for entry in source if entry.get("name") == "default"), None)
-    return TokenizerFiles(path.read_text("utf-8"), config, source)
+    text = path.read_text("utf-8")
+    parse_json(path, text)
+    return TokenizerFiles(text, config, source)
 
 
 def token_text(config: Mapping[str, Any], key: str) -> str | None:
