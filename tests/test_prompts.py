@@ -36,3 +36,10 @@ def test_prompts_are_lines_or_json_lines():
 def test_malformed_prompts_are_named_with_their_line(text, message):
     with pytest.raises(edgert.UsageError, match=message):
         prompts.parse(text, "f")
+
+
+def test_titles_are_what_is_asked():
+    asked = [
+        {"role": "user", "content": [{"type": "text", "text": "one\n"}, {"type": "text", "text": "two"}]}
+    ]
+    assert prompts.title(asked) == prompts.title("one  two ") == "one two"

@@ -87,6 +87,34 @@ def test_the_sandbox_holds(attack):
         render(attack)
 
 
+@pytest.mark.parametrize(
+    ("source", "error"),
+    [
+        ("{{ 1 / (messages | length - 1) }}", "ZeroDivisionError: division by zero"),
+        ("{{ 10.0 ** 400 * messages | length }}", "OverflowError"),
+        ("{% macro again() %}{{ again() }}{% endmacro %}{{ again() }}", "RecursionError: maximum"),
+        ("{{ 'x'.encode('idna').decode('utf-16') }}", "UnicodeDecodeError"),
+        ("{{ 'a' * 10 ** 18 }}", "MemoryError"),
+        ("{{ '%d' % 'x' }}", "refuses"),
+    ],
+)
+def test_a_template_that_fails_is_one_line(source, error):
+    with pytest.raises(UsageError, match=error) as caught:
+        render(source)
+    assert "\n" not in str(caught.value) and str(caught.value).startswith("the model's chat template ")
+
+
+def test_a_refusal_of_several_lines_is_one_line():
+    with pytest.raises(UsageError, match="conversation: roles must alternate$"):
+        render("{{ raise_exception('roles must\n  alternate\n') }}")
+
+
+def test_a_template_that_python_can_not_compile_is_broken():
+    depth = 30
+    with pytest.raises(BundleError, match="template is broken: "):
+        ChatTemplate("{% for a in messages %}" * depth + "{% endfor %}" * depth)
+
+
 def test_a_broken_template_names_its_line():
     with pytest.raises(BundleError, match="line 2"):
         ChatTemplate("fine\n{% if %}")
@@ -96,3 +124,38 @@ def test_a_broken_template_names_its_line():
 def test_messages_are_checked(bad):
     with pytest.raises(UsageError, match="message"):
         render("x", bad)
+
+
+def test_contents_in_parts_are_joined():
+    """As OpenAI's clients send them."""
+    parts = [{"type": "text", "text": "Hello, "}, {"type": "text", "text": "world"}]
+    messages = [{"role": "system", "content": [parts[1]]}, {"role": "user", "name": "Ann", "content": parts}]
+    template = "{% for m in messages %}{{ m.role + m.get('name', '') + ':' + m.content }};{% endfor %}"
+    assert render(template, messages) == "system:world;userAnn:Hello, world;"
+    assert messages[1]["content"] is parts  # the caller's own are left alone
+    assert render("[{{ messages[0].content }}]", [{"role": "user", "content": []}]) == "[]"
+
+
+def test_an_assistant_that_only_calls_tools_says_nothing():
+    calls = [{"role": "assistant", "content": None, "tool_calls": []}]
+    assert render("{{ messages[0].content is none }}", calls) == "True"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            [{"type": "image_url", "image_url": {"url": "data:"}}],
+            "message 2: parts of type 'image_url' can't be",
+        ),
+        ([{"type": "text", "text": "a"}, {"type": "input_audio"}], "message 2: parts of type 'input_audio'"),
+        ([{"text": "a"}], "message 2: a part of 'content' must have a 'type', not be {'text': 'a'}"),
+        (["a"], "message 2: a part of 'content' must have a 'type', not be 'a'"),
+        ([{"type": "text", "text": 5}], "message 2: the 'text' of a part must be a text, not 5"),
+        (5, "message 2: 'content' must be a text or a list of parts, not 5"),
+        (None, "message 2: 'content' must be a text or a list of parts, not None"),
+    ],
+)
+def test_contents_that_are_no_text_are_named(content, message):
+    with pytest.raises(UsageError, match=re.escape(message)):
+        render("x", [*HI, {"role": "user", "content": content}])

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from edgert.errors import UsageError
-from edgert.text.template import Message, check_messages
+from edgert.text.template import Message, check_messages, plain_messages
 
 # A user's question, or a conversation that ends with one.
 Question: TypeAlias = str | Sequence[Message]
@@ -83,5 +83,5 @@ def _messages(messages: object, where: str) -> list[Message]:
 
 def title(prompt: Question) -> str:
     """What a prompt asks, in one line: its text, or its last message's."""
-    text = prompt if isinstance(prompt, str) else str(prompt[-1]["content"])
+    text = prompt if isinstance(prompt, str) else str(plain_messages(prompt)[-1]["content"])
     return " ".join(text.split())

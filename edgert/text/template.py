@@ -37,25 +37,62 @@ class ChatTemplate:
             raise BundleError(
                 f"the chat template is broken at line {error.lineno}: {error.message}"
             ) from error
+        except Exception as error:  # Python's own limits, such as of nested blocks
+            raise BundleError(f"the chat template is broken: {_cause(error)}") from error
 
     def render(self, messages: Sequence[Message]) -> str:
-        """The prompt for the next answer. Raises UsageError if the template refuses the conversation."""
-        check_messages(messages)
+        """The prompt for the next answer; contents in parts are joined.
+
+        Raises UsageError if a message is malformed, or the template refuses the conversation or fails on it.
+        """
+        plain = plain_messages(messages)
         try:
-            return self._template.render(messages=list(messages), **DEFAULTS, **self._tokens)
+            return self._template.render(messages=plain, **DEFAULTS, **self._tokens)
         except (jinja2.TemplateError, TypeError) as error:
-            raise UsageError(f"the model's chat template refuses this conversation: {error}") from error
+            raise UsageError(
+                f"the model's chat template refuses this conversation: {_line(error)}"
+            ) from error
+        except Exception as error:  # the template is the model's code and may raise anything
+            raise UsageError(
+                f"the model's chat template fails on this conversation: {_cause(error)}"
+            ) from error
 
 
 def check_messages(messages: Sequence[Message]) -> None:
     """Each message needs a known role and a content. Raises UsageError naming the one that lacks it."""
+    plain_messages(messages)
+
+
+def plain_messages(messages: Sequence[Message]) -> list[Message]:
+    """The messages with contents as texts: OpenAI's clients send lists of parts. Raises UsageError."""
     if not messages:
         raise UsageError("a conversation needs at least one message")
-    for number, message in enumerate(messages, 1):
-        if not isinstance(message, Mapping) or message.get("role") not in ROLES or "content" not in message:
-            raise UsageError(
-                f"message {number} must have a 'role' ({', '.join(ROLES)}) and a 'content', not {message!r}"
-            )
+    return [_plain(message, number) for number, message in enumerate(messages, 1)]
+
+
+def _plain(message: Message, number: int) -> Message:
+    if not isinstance(message, Mapping) or message.get("role") not in ROLES or "content" not in message:
+        raise UsageError(
+            f"message {number} must have a 'role' ({', '.join(ROLES)}) and a 'content', not {message!r}"
+        )
+    content = message["content"]
+    if isinstance(content, str) or (content is None and message["role"] == "assistant"):
+        return message  # an assistant that only calls tools says nothing
+    if not isinstance(content, Sequence):
+        raise UsageError(f"message {number}: 'content' must be a text or a list of parts, not {content!r}")
+    return {**message, "content": "".join(_part_text(part, number) for part in content)}
+
+
+def _part_text(part: object, number: int) -> str:
+    """The text of one part of a content, such as {"type": "text", "text": "Hi"}."""
+    if not isinstance(part, Mapping) or not isinstance(kind := part.get("type"), str):
+        raise UsageError(f"message {number}: a part of 'content' must have a 'type', not be {part!r}")
+    if kind != "text":
+        raise UsageError(f"message {number}: parts of type '{kind}' can't be read, only those of type 'text'")
+    text = part.get("text")
+    if not isinstance(text, str):
+        raise UsageError(f"message {number}: the 'text' of a part must be a text, not {text!r}")
+    return text
 
 
 class GenerationTag(jinja2.ext.Extension):
@@ -88,6 +125,14 @@ def _tojson(
     return json.dumps(
         value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
     )
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+def _cause(error: Exception) -> str:
+    return f"{type(error).__name__}: {_line(error)}".removesuffix(": ")
 
 
 def _raise_exception(message: str) -> NoReturn:
