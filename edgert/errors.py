@@ -66,17 +66,18 @@ class PullError(EdgertError):
 
 
 class PromptTooLong(EdgertError):
-    """A prompt that leaves no room to answer; nothing is ever cut off silently."""
+    """A prompt that leaves no room to answer; nothing is ever cut off silently.
+
+    `facts` is the text without the advice, which differs where there is a command line.
+    """
 
     exit_code = 8
 
     def __init__(self, prompt_tokens: int, context: int, what: str = "the prompt") -> None:
         self.prompt_tokens = prompt_tokens
         self.context = context
-        super().__init__(
-            f"{what} has {prompt_tokens} tokens, the context holds {context}: "
-            "shorten it, start over (/clear in a chat), or load with a larger --context"
-        )
+        self.facts = f"{what} has {prompt_tokens} tokens, the context holds {context}"
+        super().__init__(f"{self.facts}: shorten it, or load with a larger context=")
 
 
 class Overtaken(EdgertError):

@@ -140,7 +140,7 @@ def test_a_question_of_several_lines(typed):
 
 def test_a_question_too_long_is_taken_back(typed):
     session, _, err = typed("fox " * 400)
-    assert "the context holds 256" in err and turns(session) == []
+    assert "the context holds 256: shorten it, start over with /clear" in err and turns(session) == []
 
 
 def test_exit_leaves(typed):

@@ -2,12 +2,16 @@
 
 import io
 import json
+import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import tiny
 from click.testing import CliRunner
 
+import edgert
 from edgert import cli, home, open_bundle
 from edgert.cli import console, main, opening
 
@@ -16,6 +20,7 @@ def run(*arguments, input=None):
     return CliRunner().invoke(main, [str(a) for a in arguments], input=input)
 
 
+DONE = edgert.Chunk("", None, edgert.answer.Stopwatch(1, 0).tick(0), "stop")
 SHARED = {"__init__", "console", "opening", "options"}
 
 
@@ -97,6 +102,108 @@ def test_generate_reads_the_prompt_from_standard_input(bundles):
     )
 
 
+def test_raw_text_from_standard_input_is_kept_to_the_letter(bundles, monkeypatch):
+    """White space around it is part of a text that is to be continued."""
+    read = []
+    monkeypatch.setattr(edgert.Model, "stream", lambda _self, prompt, **_: read.append(prompt) or [DONE])
+    encode = edgert.load(bundles()).tokenizer.encode
+    run("generate", bundles(), "--raw", "-p", "-", input=b" the fox\r\n\n")
+    run("generate", bundles(), "-p", "-", input=b" the fox\r\n\n")
+    assert read == [encode(" the fox\r\n\n"), "the fox"]
+    assert encode(" the fox\r\n\n") != encode("the fox")
+
+
+@pytest.mark.parametrize("arguments", [["-p", ""], ["-p", "  \n"], ["--raw", "-p", ""]])
+def test_an_empty_prompt_is_refused(bundles, arguments):
+    result = run("generate", bundles(), *arguments)
+    assert (result.exit_code, result.stderr) == (2, "edgert: the prompt is empty: -p needs a text\n")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["chat", "nope"], ["generate", "nope", "-p", "-"], ["compare", "nope", "nope", "--prompts", "-"]],
+)
+def test_the_bundle_is_opened_before_standard_input_is_read(arguments, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = run(*arguments, input="")
+    assert result.exit_code == 4
+    assert result.stderr.startswith("edgert: nope: no such bundle")
+
+
+@pytest.mark.parametrize(
+    "command", [["chat"], ["generate", "-p", "x"], ["bench"], ["tune"], ["info"], ["prepare"]]
+)
+def test_a_checkpoint_that_is_no_bundle_is_named_with_the_command(command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my model.gguf").write_bytes(b"GGUF")
+    result = run(*command, "my model.gguf", input="x")
+    advice = "export it first: edgert export 'my model.gguf' 'my model-int8'"
+    assert (result.exit_code, result.stderr) == (
+        4,
+        f"edgert: my model.gguf: a checkpoint, not a bundle; {advice}\n",
+    )
+
+
+def test_other_things_than_bundles(source, tmp_path):
+    """What is in the way decides what helps; from Python, too."""
+    with pytest.raises(edgert.BundleError, match=f"a checkpoint, .* edgert export {source} student-int8"):
+        edgert.load(source)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(edgert.BundleError, match="a folder, but not a bundle: it has no edgert.json"):
+        edgert.load(tmp_path / "empty")
+    with pytest.raises(edgert.BundleError, match="a file, but a bundle is a folder"):
+        edgert.load(source / "config.json")
+
+
+@pytest.mark.parametrize("command", [["chat"], ["info"], ["fit"], ["doctor"], ["devices"]])
+def test_a_known_student_that_was_not_pulled_is_named_with_the_command(command):
+    result = run(*command, "qwen3-0.6b", input="x")
+    assert result.exit_code in (1, 4)
+    assert f"qwen3-0.6b is not in {home.home()} yet; get it with: edgert pull qwen3-0.6b\n" in result.output
+
+
+def edgert_process(*arguments, closed=""):
+    """edgert as a shell starts it, with some of its standard files closed."""
+    command = shlex.join([sys.executable, "-m", "edgert", *map(str, arguments)])
+    return subprocess.run(
+        ["sh", "-c", f"{command} {closed}"], check=False, capture_output=True, stdin=subprocess.DEVNULL
+    )
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a shell's way to close files")
+def test_without_standard_error_everything_works(source, bundles, tmp_path):
+    made = edgert_process("export", source, tmp_path / "b", "--no-verify", closed="2>&-")
+    assert made.returncode == 0 and b"ready for: edgert chat" in made.stdout
+    compared = edgert_process("compare", bundles(), tmp_path / "b", "--max-tokens", "2", closed="2>&-")
+    assert compared.returncode == 0 and b"identical answers" in compared.stdout
+    assert (
+        edgert_process("export", source, tmp_path / "c", "--no-verify", closed=">&- 2>&- <&-").returncode == 0
+    )
+    assert open_bundle(tmp_path / "c").check_hashes() is None
+    assert edgert_process("info", "nope", closed="2>&-").returncode == 4
+
+
+def test_progress_without_standard_error(monkeypatch):
+    """As pythonw has it."""
+    monkeypatch.setattr("sys.stderr", None)
+    with console.progress_bar("Measuring") as progress, console.phase_bar() as phases:
+        progress(1, 2)
+        phases("Exporting", 1, 2)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a shell's way to close files")
+def test_what_was_closed_is_not_taken_by_the_next_file():
+    code = """
+import os
+from edgert.cli import console
+console.occupy_standard_files()
+print(os.open(os.devnull, os.O_RDONLY))
+"""
+    command = shlex.join([sys.executable, "-c", code])
+    found = subprocess.run(["sh", "-c", f"{command} <&- 2>&-"], check=True, capture_output=True)
+    assert int(found.stdout) > 2
+
+
 def test_chat_answers_a_piped_prompt_and_exits(bundles):
     result = run("chat", bundles(), "--max-tokens", "6", input="the fox\n")
     assert result.exit_code == 0
@@ -124,6 +231,14 @@ def test_devices_name_the_detected_one_and_why():
         (["generate", "nowhere", "-p", "x"], 4, "no such bundle"),
         (["pull", "gpt-5"], 2, "unknown model 'gpt-5': choose one of smollm2-135m-instruct"),
         (["export", "nowhere", "b"], 6, "no such file or folder"),
+        (["genrate"], 2, "no such command 'genrate'; see: edgert --help"),
+        (["--temprature"], 2, "--temprature"),
+        (["generate"], 2, "missing option '-p' / '--prompt'; see: edgert generate --help"),
+        (
+            ["bench", "--runs", "0"],
+            2,
+            "0 is not in the range x>=1; see: edgert bench --help",
+        ),
     ],
 )
 def test_errors_are_one_line_and_an_exit_code(arguments, code, message, tmp_path, monkeypatch):
@@ -140,7 +255,7 @@ def test_errors_are_one_line_and_an_exit_code(arguments, code, message, tmp_path
         (["--temperature", "-1"], 2, "temperature must be a number between"),
         (["--device", "toaster"], 5, "unknown device 'toaster'"),
         (["--context", "9999"], 2, "between 1 and the bundle's 256"),
-        (["--context", "4"], 8, "the context holds 4"),
+        (["--context", "4"], 8, "the context holds 4: shorten it, or give a larger --context"),
     ],
 )
 def test_errors_of_a_request(bundles, arguments, code, message):
@@ -190,6 +305,14 @@ def test_a_missing_default_student_is_offered_on_a_terminal(monkeypatch, bundles
         opening, "pull_bundle", lambda name: bundles() if name == home.DEFAULT_MODEL else None
     )
     assert opening.default_bundle() == bundles()
+
+
+def test_python_is_told_what_python_has():
+    error = edgert.PromptTooLong(20, 16)
+    assert str(error) == (
+        "the prompt has 20 tokens, the context holds 16: shorten it, or load with a larger context="
+    )
+    assert (error.prompt_tokens, error.context) == (20, 16)
 
 
 class Terminal:

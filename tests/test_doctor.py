@@ -1,7 +1,10 @@
 """Doctor and the golden prompts: what is damaged, missing or wrong is found; wrong providers are not used."""
 
 import dataclasses
+import errno
+import io
 import json
+import os
 import shutil
 
 import numpy as np
@@ -62,6 +65,47 @@ def test_one_flipped_weight_byte_is_found(bundle):
     assert "another SHA-256" in bad(bundle)["files"]
     result = CliRunner().invoke(main, ["doctor", str(bundle.folder)])
     assert result.exit_code == 1 and "BAD   files" in result.stdout
+
+
+@pytest.mark.parametrize("name", ["model.onnx.data", "golden.json", "edgert.json"])
+def test_a_file_that_cannot_be_read_is_a_finding(bundle, name, monkeypatch):
+    """As JSON, too, and with everything else that was found."""
+    path = bundle.path(name)
+    unreadable(path, monkeypatch)
+    result = CliRunner().invoke(main, ["doctor", str(bundle.folder), "--json"])
+    found = {one["subject"]: one for one in json.loads(result.stdout)}
+    assert result.exit_code == 1 and found["machine"]["verdict"] == "ok"
+    assert found["files"] == {
+        "subject": "files",
+        "verdict": "bad",
+        "text": f"{path}: can't be read: Permission denied",
+    }
+    assert (
+        f"{path}: can't be read: Permission denied"
+        in CliRunner().invoke(main, ["doctor", str(bundle.folder)]).stdout
+    )
+
+
+def unreadable(path, monkeypatch):
+    """To everybody: tests may run as root, whom modes don't stop."""
+    real = io.open
+
+    def opened(file, *arguments, **more):
+        if str(file) == str(path):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(file))
+        return real(file, *arguments, **more)
+
+    monkeypatch.setattr(io, "open", opened)
+
+
+def test_findings_are_printed_before_what_fails(bundle, monkeypatch):
+    def broken():
+        raise edgert.DeviceError("no heat")
+
+    monkeypatch.setattr(heat, "measure", broken)
+    result = CliRunner().invoke(main, ["doctor", str(bundle.folder), "--json"])
+    assert result.exit_code == 5 and result.stderr == "edgert: no heat\n"
+    assert json.loads(result.stdout)[0]["subject"] == "machine"
 
 
 def test_damaged_weights_fail_the_self_test_too(bundle):

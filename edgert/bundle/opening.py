@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -244,13 +245,9 @@ class Bundle:
 
 def open_bundle(folder: Path) -> Bundle:
     """Read the manifest and check that every file is there with its size. Raises BundleError."""
-    if not folder.is_dir():
-        raise BundleError(
-            f"{folder}: no such bundle; make one with `edgert export`, or `edgert pull` a student by name"
-        )
     path = folder / MANIFEST
     if not path.exists():
-        raise BundleError(f"{folder}: a folder, but no bundle; `edgert export {folder} BUNDLE` may make one")
+        raise BundleError(_no_bundle(folder))
     bundle = Bundle(folder, _read_manifest(path))
     for name, facts in bundle.present.items():
         if not bundle.path(name).is_file():
@@ -261,6 +258,20 @@ def open_bundle(folder: Path) -> Bundle:
                 f"{bundle.path(name)}: {size} bytes instead of {facts.size}; export or pull it again"
             )
     return bundle
+
+
+def _no_bundle(path: Path) -> str:
+    """What a path is instead of a bundle, and the command that helps."""
+    export = f"export it first: edgert export {shlex.quote(str(path))}"
+    if path.is_dir() and (path / "config.json").exists():
+        return f"{path}: a checkpoint, not a bundle; {export} {shlex.quote(path.resolve().name + '-int8')}"
+    if path.is_dir():
+        return f"{path}: a folder, but not a bundle: it has no {MANIFEST}"
+    if path.suffix.lower() == ".gguf" and path.exists():
+        return f"{path}: a checkpoint, not a bundle; {export} {shlex.quote(path.stem + '-int8')}"
+    if path.exists():
+        return f"{path}: a file, but a bundle is a folder; `edgert export` makes one"
+    return f"{path}: no such bundle; make one with `edgert export`, or `edgert pull` a student by name"
 
 
 def file_facts(path: Path) -> FileFacts:

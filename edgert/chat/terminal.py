@@ -13,7 +13,7 @@ import click
 from edgert import conversation as conversations
 from edgert.answer import Chunk, Timings, cut_notice
 from edgert.conversation import Conversation
-from edgert.errors import EdgertError, UsageError
+from edgert.errors import EdgertError, PromptTooLong, UsageError
 from edgert.model import Model, Options
 from edgert.text.loops import LoopDetector
 
@@ -62,7 +62,7 @@ class Chat:
             try:
                 self._handle(line)
             except EdgertError as error:
-                click.echo(f"{error}", err=True)
+                click.echo(_advised(error), err=True)
 
     def answer(self, question: str) -> Timings | None:
         """Ask and stream the answer to the terminal; None if it was stopped before its first token."""
@@ -173,6 +173,13 @@ def _read_question() -> str | None:
         except EOFError:
             click.echo()
             return None
+
+
+def _advised(error: EdgertError) -> str:
+    """What is said of an error: a conversation that is too long has other ways out here than in Python."""
+    if isinstance(error, PromptTooLong):
+        return f"{error.facts}: shorten it, start over with /clear, or start the chat with a larger --context"
+    return str(error)
 
 
 def _path(name: str, command: str) -> Path:

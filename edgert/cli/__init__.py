@@ -43,7 +43,7 @@ class Commands(console.Group):
         return command
 
 
-@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group("edgert", cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="edgert")
 def main() -> None:
     """Chat with your own distilled student on a small machine.
@@ -53,5 +53,6 @@ def main() -> None:
     edgert export CHECKPOINT BUNDLE    make an int8 bundle of your own (on the dev machine)
     edgert chat BUNDLE                 talk to it (anywhere)
     """
+    console.occupy_standard_files()
     console.speak_utf8()
     console.warn_in_a_line()

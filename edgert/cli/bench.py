@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from edgert import home
 from edgert.cli import console
-from edgert.cli.opening import default_bundle
+from edgert.cli.opening import find_bundle
 from edgert.cli.options import kv_option, model_options
 
 if TYPE_CHECKING:
@@ -97,7 +96,7 @@ def bench(
     if plot:
         bench_plot.check(plot)
     rivals = [peers.parse(text) for text in against]
-    folder = home.find_bundle(bundle) if bundle else default_bundle()
+    folder = find_bundle(bundle)
     opening = Opening(str(folder), device, context, kv, force)
     with console.progress_bar("Measuring") as progress:
         found = measure(opening, Wanted(depths, runs, rivals, curve=plot is not None), progress)

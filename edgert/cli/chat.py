@@ -33,9 +33,8 @@ def chat(
     """
     from edgert.chat.terminal import Chat
 
-    piped = None if console.on_terminal() else console.read_stdin()
     session = Chat(load_model(bundle, device, context, kv, force=force), given(sampling), system)
-    if piped is None:
+    if console.on_terminal():
         session.loop()
     else:
-        session.answer(piped)
+        session.answer(console.piped_prompt())

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from edgert.cli import console
-from edgert.cli.opening import load_model
+from edgert.cli.opening import load_model, open_bundle
 from edgert.cli.options import model_options
 from edgert.errors import UsageError
 
@@ -64,6 +64,8 @@ def compare(
 
     if page and not page.parent.is_dir():
         raise UsageError(f"can't save to {page}: there is no folder {page.parent}; make it first")
+    for name in (bundle, reference):
+        open_bundle(name)  # a wrong name is said before standard input is read
     asked = _questions(source)
     ours, theirs = (load_model(name, device, context, force=force) for name in (bundle, reference))
     with console.progress_bar("Comparing") as progress:
@@ -83,7 +85,7 @@ def _questions(source: str | None) -> list[Question]:
     if source is None:
         return list(prompts.BUILT_IN)
     if source == "-":
-        return prompts.parse(console.read_stdin(), "standard input")
+        return prompts.parse(console.piped_prompt(), "standard input")
     return prompts.read(Path(source))
 
 

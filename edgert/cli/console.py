@@ -3,32 +3,59 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
-from edgert.errors import EdgertError, EdgertWarning, UsageError
+from edgert.errors import EdgertError, EdgertWarning, PromptTooLong, UsageError
 
 
 class Group(click.Group):
-    """Turns edgert's own errors into one line and their exit code, in this one place."""
+    """Turns click's errors and edgert's own into one line and their exit code, in this one place."""
+
+    def make_context(self, *arguments: Any, **more: Any) -> click.Context:
+        with _failures():
+            return super().make_context(*arguments, **more)
 
     def invoke(self, ctx: click.Context) -> Any:
-        try:
+        with _failures():
             return super().invoke(ctx)
-        except EdgertError as error:
-            click.echo(f"edgert: {error}", err=True)
-            ctx.exit(error.exit_code)
-        except BrokenPipeError:
-            raise  # whoever read the output has left: click ends quietly
-        except OSError as error:
-            place = f"{error.filename}: " if error.filename else ""
-            click.echo(f"edgert: {place}{error.strerror or error}", err=True)
-            ctx.exit(EdgertError.exit_code)
+
+
+@contextmanager
+def _failures() -> Iterator[None]:
+    try:
+        yield
+    except click.exceptions.NoArgsIsHelpError:
+        raise  # shows the help screen
+    except click.UsageError as error:
+        _fail(_of_click(error), UsageError.exit_code)
+    except PromptTooLong as error:
+        _fail(f"{error.facts}: shorten it, or give a larger --context", error.exit_code)
+    except EdgertError as error:
+        _fail(str(error), error.exit_code)
+    except BrokenPipeError:
+        raise  # whoever read the output has left: click ends quietly
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename else ""
+        _fail(f"{place}{error.strerror or error}", EdgertError.exit_code)
+
+
+def _fail(message: str, exit_code: int) -> NoReturn:
+    click.echo(f"edgert: {message}", err=True)
+    raise click.exceptions.Exit(exit_code)
+
+
+def _of_click(error: click.UsageError) -> str:
+    """Its message in the form of ours: one line, lower case, and what to do."""
+    message = " ".join(error.format_message().split()).rstrip(".")
+    command = error.ctx.command_path if error.ctx else "edgert"
+    return f"{message[:1].lower()}{message[1:]}; see: {command} --help"
 
 
 def warn_in_a_line() -> None:
@@ -51,14 +78,25 @@ def speak_utf8() -> None:
             stream.reconfigure(encoding=None if stream.isatty() else "utf-8", errors="replace")
 
 
+def occupy_standard_files() -> None:
+    """Where one was closed (`2>&-`), the next file to be opened would take its place, and get what native
+    code writes to it.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number
+
+
 def on_terminal() -> bool:
     return sys.stdin is not None and sys.stdin.isatty()
 
 
-def read_stdin() -> str:
-    """The piped prompt. Raises UsageError if there is none, or if it is not UTF-8."""
+def piped_text() -> str:
+    """What is piped in, to the letter. Raises UsageError if that is nothing, or not UTF-8."""
     try:
-        text = sys.stdin.buffer.read().decode("utf-8").strip() if sys.stdin else ""
+        text = sys.stdin.buffer.read().decode("utf-8") if sys.stdin else ""
     except UnicodeDecodeError as error:
         raise UsageError("the piped prompt is not UTF-8 text") from error
     if not text:
@@ -66,23 +104,28 @@ def read_stdin() -> str:
     return text
 
 
+def piped_prompt() -> str:
+    """What is piped in, without white space around it. Raises UsageError if that is nothing, or not UTF-8."""
+    prompt = piped_text().strip()
+    if not prompt:
+        raise UsageError("the piped prompt is empty")
+    return prompt
+
+
 @contextmanager
 def progress_bar(label: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar on standard error, hidden where that is no terminal. Yields what is told (done, total)."""
-    hidden = not sys.stderr.isatty()
-    with click.progressbar(length=1, label=label, file=sys.stderr, hidden=hidden) as bar:
-
-        def progress(done: int, total: int) -> None:
-            bar.length = total
-            bar.update(done - bar.pos)
-
-        yield progress
+    """A bar on standard error, where that is a terminal. Yields what is told (done, total)."""
+    with phase_bar() as progress:
+        progress(label, 0, 1)
+        yield lambda done, total: progress(label, done, total)
 
 
 @contextmanager
 def phase_bar() -> Iterator[Callable[[str, int, int], None]]:
     """A bar for each phase of the work, one below the other. Yields what is told (phase, done, total)."""
-    hidden = not sys.stderr.isatty()
+    if sys.stderr is None or not sys.stderr.isatty():
+        yield lambda phase, done, total: None
+        return
     with ExitStack() as shown:
         bar: Any = None
 
@@ -90,7 +133,7 @@ def phase_bar() -> Iterator[Callable[[str, int, int], None]]:
             nonlocal bar
             if bar is None or phase != bar.label or done < bar.pos:  # click's bars can't start again
                 shown.close()
-                made = click.progressbar(length=total, label=phase, file=sys.stderr, hidden=hidden)
+                made = click.progressbar(length=total, label=phase, file=sys.stderr)
                 bar = shown.enter_context(made)
             bar.length = total
             bar.update(done - bar.pos)

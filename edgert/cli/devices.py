@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from edgert import home
+from edgert.cli.opening import open_bundle
 from edgert.errors import EdgertError
 
 if TYPE_CHECKING:
@@ -52,13 +53,10 @@ def devices(bundle: str | None, as_json: bool) -> None:
 
 def _bundle_if_any(name: str | None) -> Bundle | None:
     """The bundle asked for; the default student, if it is there."""
-    from edgert.bundle import open_bundle
-
     if name:
-        return open_bundle(home.find_bundle(name))
-    folder = home.bundle_folder(home.DEFAULT_MODEL)
+        return open_bundle(name)
     try:
-        return open_bundle(folder) if folder.exists() else None
+        return open_bundle(home.DEFAULT_MODEL) if home.bundle_folder(home.DEFAULT_MODEL).exists() else None
     except EdgertError as error:
         click.echo(f"edgert: warning: {error}", err=True)
         return None

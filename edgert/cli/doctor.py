@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from itertools import chain
+from typing import TYPE_CHECKING
 
 import click
 
-from edgert import home
+from edgert.cli.opening import open_bundle
 from edgert.errors import BundleError, EdgertError
+
+if TYPE_CHECKING:
+    from edgert.bundle import Bundle
 
 MARKS = {"ok": "ok  ", "note": "note", "bad": "BAD "}
 
@@ -25,19 +29,23 @@ def doctor(context: click.Context, bundle: str | None, device: str | None, as_js
     It replays the golden prompts that an export left in the bundle. The exit code is 1 if anything is bad.
     """
     from edgert import devices
-    from edgert.bundle import open_bundle
-    from edgert.machine.doctor import Finding, examine
+    from edgert.machine.doctor import Finding, examine, reason
 
-    findings, opened, broken = [], None, []
+    profile = devices.load(device) if device else None
+    opened: Bundle | None = None
+    broken: list[Finding] = []
     try:
-        opened = open_bundle(home.find_bundle(bundle)) if bundle else None
-    except BundleError as error:
-        broken = [Finding("files", "bad", str(error))]
-    for finding in chain(examine(opened, devices.load(device) if device else None), broken):
-        findings.append(finding)
-        if not as_json:
-            click.echo(f"{MARKS[finding.verdict]}  {finding.subject:22} {finding.text}")
-    if as_json:
-        click.echo(json.dumps([asdict(finding) for finding in findings], indent=2, ensure_ascii=False))
+        opened = open_bundle(bundle) if bundle else None
+    except (BundleError, OSError) as error:
+        broken = [Finding("files", "bad", reason(error))]
+    findings: list[Finding] = []
+    try:
+        for finding in chain(examine(opened, profile), broken):
+            findings.append(finding)
+            if not as_json:
+                click.echo(f"{MARKS[finding.verdict]}  {finding.subject:22} {finding.text}")
+    finally:  # what was found before something else failed
+        if as_json:
+            click.echo(json.dumps([asdict(finding) for finding in findings], indent=2, ensure_ascii=False))
     if any(finding.verdict == "bad" for finding in findings):
         context.exit(EdgertError.exit_code)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgert import home
+from edgert.cli.opening import find_bundle
 from edgert.cli.options import kv_option
 from edgert.errors import EdgertWarning, UsageError
 
@@ -68,7 +68,7 @@ def _opened(
     """
     from edgert.bundle import MANIFEST, Bundle, open_bundle
 
-    folder = home.find_bundle(source)
+    folder = find_bundle(source)
     if not (folder / MANIFEST).exists():
         from edgert import export
 

@@ -10,6 +10,7 @@ import click
 from edgert.cli import console
 from edgert.cli.opening import load_model
 from edgert.cli.options import given, kv_option, model_options, sampling_options
+from edgert.errors import UsageError
 
 
 @click.command
@@ -42,9 +43,12 @@ def generate(
     """
     from edgert.answer import cut_notice
 
+    if not (prompt if raw else prompt.strip()):
+        raise UsageError("the prompt is empty: -p needs a text")
     model = load_model(bundle, device, context, kv, force=force)
-    text = console.read_stdin() if prompt == "-" else prompt
-    stream = model.stream(model.tokenizer.encode(text) if raw else text, **given(sampling))
+    if prompt == "-":
+        prompt = console.piped_text() if raw else console.piped_prompt()
+    stream = model.stream(model.tokenizer.encode(prompt) if raw else prompt, **given(sampling))
     if as_json:
         click.echo(json.dumps(_reply_json(stream), ensure_ascii=False, indent=2))
         return

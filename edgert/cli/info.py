@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from edgert import home
+from edgert.cli.opening import open_bundle
 
 if TYPE_CHECKING:
     from edgert.bundle import Bundle, Manifest, Quantization
@@ -18,9 +18,7 @@ if TYPE_CHECKING:
 @click.option("--json", "as_json", is_flag=True, help="Print the manifest as JSON.")
 def info(bundle: str, verify: bool, as_json: bool) -> None:
     """Show what a bundle holds: model, quantization, origin, licence, files."""
-    from edgert.bundle import open_bundle
-
-    opened = open_bundle(home.find_bundle(bundle))
+    opened = open_bundle(bundle)
     if verify:
         opened.check_hashes()
     click.echo(opened.manifest.to_json() if as_json else _info_text(opened), nl=not as_json)

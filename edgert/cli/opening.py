@@ -1,4 +1,4 @@
-"""From the bundle a command was given to a model; the default student is offered where it is missing."""
+"""From the bundle that a command was given to a model; the default student is offered where it is missing."""
 
 from __future__ import annotations
 
@@ -10,10 +10,31 @@ import click
 from edgert import home
 from edgert.cli import console
 from edgert.cli.pull import pull_bundle
-from edgert.errors import UsageError
+from edgert.errors import BundleError, UsageError
 
 if TYPE_CHECKING:
+    from edgert.bundle import Bundle
     from edgert.model import Model
+
+
+def find_bundle(name: str | None) -> Path:
+    """The folder of the bundle that was named, or of the default student. It may not be a bundle.
+
+    Raises UsageError if the default student is missing, BundleError for a known student that was not pulled.
+    """
+    if name is None:
+        return default_bundle()
+    folder = home.find_bundle(name)
+    if not folder.exists() and _is_in_catalog(name):
+        raise BundleError(f"{name} is not in {home.home()} yet; get it with: edgert pull {name}")
+    return folder
+
+
+def open_bundle(name: str | None) -> Bundle:
+    """The bundle that was named, or the default student. Raises BundleError, UsageError."""
+    from edgert import bundle
+
+    return bundle.open_bundle(find_bundle(name))
 
 
 def load_model(
@@ -24,11 +45,10 @@ def load_model(
     *,
     force: bool = False,
 ) -> Model:
-    """The model in a bundle, or the default student if none was named."""
+    """The model in a bundle, or the default student if none was named. Raises what `edgert.load` raises."""
     from edgert.model import load
 
-    folder = home.find_bundle(bundle) if bundle else default_bundle()
-    return load(folder, device, context, kv, force=force)
+    return load(find_bundle(bundle), device, context, kv, force=force)
 
 
 def default_bundle() -> Path:
@@ -42,3 +62,9 @@ def default_bundle() -> Path:
     if not click.confirm("Get it now (93 MB download, 149 MB bundle)?", default=True, err=True):
         raise UsageError("nothing to chat with: name a bundle, as in: edgert chat BUNDLE")
     return pull_bundle(home.DEFAULT_MODEL)
+
+
+def _is_in_catalog(name: str) -> bool:
+    from edgert.export import catalog
+
+    return name in [entry.name for entry in catalog.CATALOG]

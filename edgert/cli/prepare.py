@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import click
 
-from edgert import home
-from edgert.cli.opening import default_bundle
+from edgert.cli.opening import open_bundle
 from edgert.cli.options import kv_option
 
 
@@ -24,11 +23,10 @@ def prepare(*, bundle: str | None, kv: str | None, replace: bool) -> None:
     and after an update of onnxruntime it has to be exported or pulled again.
     """
     from edgert import devices
-    from edgert.bundle import open_bundle
     from edgert.engine.loading import choose_graph
     from edgert.engine.prepared import Prepared
 
-    opened = open_bundle(home.find_bundle(bundle) if bundle else default_bundle())
+    opened = open_bundle(bundle)
     copy = Prepared(opened, choose_graph(opened, devices.detect().profile, kv))
     if copy.usable:
         click.echo(f"{copy.path.parent}: prepared already")

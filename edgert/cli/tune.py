@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from edgert import home
 from edgert.cli import console
-from edgert.cli.opening import default_bundle
+from edgert.cli.opening import open_bundle
 
 if TYPE_CHECKING:
     from edgert.machine.tuning import Trial
@@ -26,12 +25,11 @@ def tune(bundle: str | None, names: tuple[str, ...], as_json: bool) -> None:
     --device at other commands overrides it. Leave the machine alone meanwhile.
     """
     from edgert import devices
-    from edgert.bundle import open_bundle
     from edgert.engine import providers
     from edgert.machine.tuning import figures
     from edgert.machine.tuning import tune as measure
 
-    opened = open_bundle(home.find_bundle(bundle) if bundle else default_bundle())
+    opened = open_bundle(bundle)
     gpu = devices.load("integrated-gpu")
     usable = not names and providers.why_not(gpu.provider.name) is None
     others = [gpu] if usable else [devices.load(name) for name in names]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -42,15 +42,30 @@ def examine(bundle: Bundle | None, profile: DeviceProfile | None = None) -> Iter
     if bundle is None:
         yield Finding("memory", "ok", f"{devices.memory_available() / 1e6:,.0f} MB are free")
         return
-    yield _hashes(bundle)
-    room = _memory(bundle, profile)
+    yield _looked("files", _hashes, bundle)
+    room = _looked("memory", _memory, bundle, profile)
     yield room
-    yield _copy(bundle, profile)
-    yield _tuned(bundle)
+    yield _looked("prepared copy", _copy, bundle, profile)
+    yield _looked("tuned", _tuned, bundle)
     if room.verdict == "bad":
-        yield Finding("self-test", "note", "not run: memory does not suffice")
+        yield Finding("self-test", "note", "not run: see memory")
     else:
-        yield self_test(bundle, profile)
+        yield _looked(f"self-test on {profile.provider.name}", self_test, bundle, profile)
+
+
+def _looked(subject: str, look: Callable[..., Finding], *at: object) -> Finding:
+    """What was found; bad where it could not be looked at, since then nothing else can use it either."""
+    try:
+        return look(*at)
+    except (EdgertError, OSError) as error:
+        return Finding(subject, "bad", reason(error))
+
+
+def reason(error: EdgertError | OSError) -> str:
+    """An error in words; the system's own with the file it is about."""
+    if isinstance(error, OSError):
+        return f"{error.filename}: can't be read: {error.strerror}"
+    return str(error)
 
 
 def _processor(profile: DeviceProfile, hardware: devices.Hardware) -> Finding:
@@ -78,10 +93,7 @@ def _heat() -> Finding:
 
 
 def _hashes(bundle: Bundle) -> Finding:
-    try:
-        bundle.check_hashes()
-    except EdgertError as error:
-        return Finding("files", "bad", str(error))
+    bundle.check_hashes()
     missing = f"; {len(bundle.replaced)} replaced by the prepared copy" if bundle.replaced else ""
     return Finding("files", "ok", f"all {len(bundle.present)} have their SHA-256{missing}")
 
@@ -91,10 +103,7 @@ def _memory(bundle: Bundle, profile: DeviceProfile) -> Finding:
     context = min(profile.context, model.context)
     wanted = plan(bundle, profile, choose_graph(bundle, profile, None), context, devices.here())
     free = f"{devices.memory_available() / 1e6:,.0f} MB are free"
-    try:
-        memory.check_fits(wanted, model.context, str(bundle.folder))
-    except EdgertError as error:
-        return Finding("memory", "bad", str(error))
+    memory.check_fits(wanted, model.context, str(bundle.folder))
     return Finding("memory", "ok", f"{wanted.total / 1e6:,.0f} MB needed for {context} tokens, {free}")
 
 
@@ -120,13 +129,13 @@ def _tuned(bundle: Bundle) -> Finding:
 
 
 def self_test(bundle: Bundle, profile: DeviceProfile) -> Finding:
-    """Replay the bundle's golden prompts as `profile` would run them, whatever was found before."""
+    """Replay the bundle's golden prompts as `profile` would run them, whatever was found before.
+
+    Raises EdgertError, and OSError where a file can't be read.
+    """
     subject = f"self-test on {profile.provider.name}"
-    try:
-        context = min(golden.LONGEST, bundle.manifest.model.context)
-        kl = check(bundle, run(bundle, profile, choose_graph(bundle, profile, None), context), again=True)
-    except EdgertError as error:
-        return Finding(subject, "bad", str(error))
+    context = min(golden.LONGEST, bundle.manifest.model.context)
+    kl = check(bundle, run(bundle, profile, choose_graph(bundle, profile, None), context), again=True)
     if kl is None:
         return Finding(subject, "note", "no golden prompts: the bundle was exported with --no-verify")
     if kl > golden.limit(bundle):
