@@ -44,6 +44,7 @@ class Job:
         """Write the bundle into `aside`. Raises ValueError, FidelityError, UsageError."""
         recipe = self._stored_recipe()
         self._warn_if_slow()
+        self._warn_of_recommended_sampling()
         sample = self._sample(recipe)
         stored = rotated(self.checkpoint, recipe.hadamard) if recipe.rotated else self.checkpoint
         if self.options.quant == "mixed" and sample is not None:
@@ -65,6 +66,17 @@ class Job:
                     EdgertWarning,
                     stacklevel=4,
                 )
+
+    def _warn_of_recommended_sampling(self) -> None:
+        defaults = self.checkpoint.generation
+        if not self.checkpoint.names_temperature and defaults.temperature > 0:
+            warnings.warn(
+                f"{self.name} thinks before it answers, and its source names no temperature: the bundle says "
+                f"{defaults.temperature} and top_p {defaults.top_p}, after DeepSeek's advice for R1; "
+                "--temperature overrides it",
+                EdgertWarning,
+                stacklevel=4,
+            )
 
     def preview(self) -> Manifest:
         """The manifest that the bundle would have; no weights are read."""

@@ -12,6 +12,7 @@ import pytest
 import tiny
 
 from edgert import BundleError, CheckpointError, UsageError, open_bundle
+from edgert.errors import EdgertWarning
 from edgert.export import ExportOptions
 from edgert.export import export as measured_export
 from edgert.export.forms import Blocks
@@ -221,6 +222,18 @@ def test_progress_reaches_the_end(checkpoints, tmp_path):
     seen = []
     export(checkpoints("llama"), tmp_path / "b", progress=lambda _, done, total: seen.append((done, total)))
     assert seen == sorted(seen) and seen[-1][0] == seen[-1][1]
+
+
+def test_recommended_sampling_is_said_in_a_line(tmp_path):
+    source = tiny.write(tmp_path / "c")
+    (source / "chat_template.jinja").write_text("{{ messages[0]['content'] }}<think>")
+    with pytest.warns(
+        EdgertWarning, match=r"^b thinks .* names no temperature: .* 0.6 and top_p 0.95"
+    ) as said:
+        bundle = export(source, tmp_path / "b")
+    assert len(said) == 1 and "\n" not in str(said[0].message)
+    assert (bundle.manifest.generation.temperature, bundle.manifest.generation.top_p) == (0.6, 0.95)
+    assert json.loads(bundle.text("genai_config.json"))["search"]["do_sample"]
 
 
 @pytest.mark.parametrize("asked", [0, 257])

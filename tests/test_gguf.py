@@ -34,6 +34,7 @@ NAMES = {
     "mlp.gate_up_proj": "ffn_up",
     "mlp.down_proj": "ffn_down",
 }
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}
 SAMPLES = [
     "Hello, world! I'll say it's 12345 times.",
     "def f(x):\n    return x**2  # naïve\n\n\n",
@@ -57,8 +58,8 @@ def interleave(array, heads):
     return array.reshape(heads, 2, -1, *array.shape[1:]).swapaxes(1, 2).reshape(array.shape)
 
 
-def write(path, config, tensors, kind=TYPES.F32, tokens=None):
-    """A GGUF file as llama.cpp's converter would write it."""
+def write(path, config, tensors, kind=TYPES.F32, tokens=None, extra=()):
+    """A GGUF file as llama.cpp's converter would write it; `extra`: more metadata, float32 by key."""
     architecture = "llama" if config["model_type"] == "mistral" else config["model_type"]
     writer = gguf.GGUFWriter(path, architecture)
     writer.add_block_count(config["num_hidden_layers"])
@@ -73,6 +74,13 @@ def write(path, config, tensors, kind=TYPES.F32, tokens=None):
         writer.add_key_length(config["head_dim"])
     if config.get("sliding_window"):
         writer.add_sliding_window(config["sliding_window"])
+    scaling = config.get("rope_scaling") or {}
+    if scaling.get("rope_type") == "yarn":
+        writer.add_rope_scaling_type(gguf.RopeScalingType.YARN)
+        writer.add_rope_scaling_factor(scaling["factor"])
+        writer.add_rope_scaling_orig_ctx_len(scaling["original_max_position_embeddings"])
+    for key, value in dict(extra).items():
+        writer.add_float32(key.format(architecture), value)
     add_tokenizer(writer, tokens or tiny.tokenizer().to_str())
     for name, array in tensors.items():
         add_tensor(writer, config, architecture, name, array, kind)
@@ -118,11 +126,61 @@ def logits(source, folder):
     return load(folder, context=64).logits(IDS)
 
 
-@pytest.mark.parametrize("family", ["llama", "llama-biased", "mistral", "qwen2", "qwen3", "phi3"])
+@pytest.mark.parametrize(
+    "family", ["llama", "llama-biased", "llama-yarn", "mistral", "qwen2", "qwen3", "phi3"]
+)
 def test_gguf_equals_the_folder_it_was_made_from(family, checkpoints, tmp_path):
     config = tiny.Tiny(family).config
     path = write(tmp_path / "model.gguf", config, tiny.random_tensors(config))
     assert np.abs(logits(path, tmp_path / "a") - logits(checkpoints(family), tmp_path / "b")).max() < 1e-4
+
+
+@pytest.mark.parametrize("key", ["attn_factor", "yarn_attn_factor"])
+@pytest.mark.parametrize(
+    "theirs", [{"attn_factor": 0.8782488562869419}, {"attention_factor": 1.0}], ids=["vllm", "transformers"]
+)
+def test_attention_factors_of_yarn_are_honoured(key, theirs, tmp_path):
+    """As R1-0528-Qwen3-8B has it: times YaRN's own factor, 1 + 0.1 ln 4, it is 1."""
+    config = tiny.Tiny("qwen3", overrides={"rope_scaling": {**YARN, **theirs}}).config
+    tensors = tiny.random_tensors(config)
+    extra = {f"{{}}.rope.scaling.{key}": 0.8782488562869419}
+    path = write(tmp_path / "model.gguf", {**config, "rope_scaling": YARN}, tensors, extra=extra)
+    folder = tiny.write(tmp_path / "c", tiny.Tiny("qwen3", overrides={"rope_scaling": {**YARN, **theirs}}))
+    ropes = [open_checkpoint(source).spec.rope for source in (path, folder)]
+    assert [rope.attention_factor for rope in ropes] == pytest.approx([1.0, 1.0])
+    assert np.abs(logits(path, tmp_path / "a") - logits(folder, tmp_path / "b")).max() < 1e-4
+
+
+def test_sampling_settings_are_read(tmp_path):
+    config = tiny.Tiny().config
+    named = {"temp": 0.6, "top_k": 20, "top_p": 0.95, "min_p": 0.05, "penalty_repeat": 1.1}
+    extra = {f"general.sampling.{name}": value for name, value in named.items()}
+    path = write(tmp_path / "model.gguf", config, tiny.random_tensors(config), extra=extra)
+    found = open_checkpoint(path).generation
+    assert (found.temperature, found.top_k, found.top_p) == (0.6, 20, 0.95)
+    assert (found.min_p, found.repetition_penalty) == (0.05, 1.1)
+
+
+def test_without_sampling_settings_answers_are_greedy(tmp_path):
+    config = tiny.Tiny().config
+    path = write(
+        tmp_path / "model.gguf", config, tiny.random_tensors(config), extra={"general.sampling.top_k": -1}
+    )
+    found = open_checkpoint(path).generation
+    assert (found.temperature, found.top_k, found.top_p) == (0.0, 0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("extra", "expected"), [({}, (0.6, 0.95)), ({"general.sampling.temp": 0.7}, (0.7, 1.0))]
+)
+def test_thinking_students_that_name_no_temperature_get_the_recommended_one(
+    extra, expected, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(tiny, "TEMPLATE", tiny.TEMPLATE.replace("<|assistant|>", "<|assistant|><think>"))
+    config = tiny.Tiny().config
+    path = write(tmp_path / "model.gguf", config, tiny.random_tensors(config), extra=extra)
+    found = open_checkpoint(path).generation
+    assert (found.temperature, found.top_p) == expected
 
 
 @pytest.mark.parametrize("kind", ["F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0"])

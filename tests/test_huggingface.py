@@ -141,6 +141,33 @@ def test_defaults_are_greedy_unless_the_model_says_do_sample(folder):
     assert open_checkpoint(folder).generation.temperature == 0.0
 
 
+THINKING = "{% for m in messages %}{{ m['content'] }}{% endfor %}<think>"
+
+
+@pytest.mark.parametrize(
+    ("generation", "expected"),
+    [
+        ({}, (0.6, 0.95)),
+        ({"do_sample": True}, (0.6, 0.95)),
+        ({"do_sample": True, "top_p": 0.9}, (0.6, 0.9)),
+        ({"do_sample": True, "temperature": 0.8}, (0.8, 1.0)),
+        ({"temperature": 0.8, "top_p": 0.9}, (0.8, 0.9)),
+        ({"do_sample": False}, (0.0, 1.0)),
+    ],
+)
+def test_thinking_students_that_name_no_temperature_get_the_recommended_one(tmp_path, generation, expected):
+    folder = tiny.write(tmp_path / "c", tiny.Tiny(generation=generation))
+    (folder / "chat_template.jinja").write_text(THINKING)
+    found = open_checkpoint(folder).generation
+    assert (found.temperature, found.top_p) == expected
+
+
+def test_the_vocabulary_shows_thinking_too(folder):
+    path = folder / "tokenizer.json"
+    path.write_text(path.read_text().replace("<|system|>", "</think>"))
+    assert open_checkpoint(folder).generation.temperature == 0.6
+
+
 def test_template_file_wins_over_the_config(folder):
     (folder / "chat_template.jinja").write_text("from the file")
     assert open_checkpoint(folder).tokenizer.chat_template == "from the file"

@@ -71,12 +71,16 @@ class TokenizerFiles:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A model's spec, its tensors under edgert's names (`layers.0.q.weight`), tokenizer and defaults."""
+    """A model's spec, its tensors under edgert's names (`layers.0.q.weight`), tokenizer and defaults.
+
+    `names_temperature`: whether its source says how answers are drawn.
+    """
 
     spec: ModelSpec
     tensors: Mapping[str, StoredTensor]
     tokenizer: TokenizerFiles
     generation: GenerationDefaults
+    names_temperature: bool
     stored_name: Callable[[str], str]  # a tensor's name as its file has it
     origin: Origin
 

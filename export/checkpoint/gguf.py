@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +116,7 @@ def open_file(path: Path) -> Checkpoint:
             tensors=_canonical(spec, stored),
             tokenizer=gguf_tokenizer.rebuild(metadata.values),
             generation=_generation(metadata),
+            names_temperature=metadata.get("general.sampling.temp") is not None,
             stored_name=stored_name,
             origin=Origin(str(metadata.get("general.name", path.stem)), metadata.get("general.license")),
         )
@@ -170,6 +171,15 @@ def _spec(metadata: Metadata, stored: Mapping[str, GGUFTensor]) -> ModelSpec:
 
 
 def _rope(metadata: Metadata, head_dim: int, stored: Mapping[str, GGUFTensor]) -> rope.Rope:
+    """As llama.cpp has it: both attention factors multiply what the kind of scaling comes with."""
+    scaled = _scaled_rope(metadata, head_dim, stored)
+    factor = scaled.attention_factor
+    for key in ("attn_factor", "yarn_attn_factor"):
+        factor *= float(metadata.get(f"{{}}.rope.scaling.{key}", 1.0))
+    return replace(scaled, attention_factor=factor)
+
+
+def _scaled_rope(metadata: Metadata, head_dim: int, stored: Mapping[str, GGUFTensor]) -> rope.Rope:
     theta = float(metadata.get("{}.rope.freq_base", 10000.0))
     dim = int(metadata.get("{}.rope.dimension_count") or head_dim)
     context = int(metadata.require("{}.context_length"))
@@ -180,8 +190,7 @@ def _rope(metadata: Metadata, head_dim: int, stored: Mapping[str, GGUFTensor]) -
     if freqs:
         return rope.Rope(theta, dim, freqs)
     if short:
-        factor = float(metadata.get("{}.rope.scaling.attn_factor", 1.0))
-        return rope.Rope(theta, dim, short, long, original, factor)
+        return rope.Rope(theta, dim, short, long, original)
     scaling = {
         "type": metadata.get("{}.rope.scaling.type") or "default",
         "factor": metadata.get("{}.rope.scaling.factor"),
@@ -243,7 +252,7 @@ def _parts(spec: ModelSpec, short: str, tensor: StoredTensor) -> list[tuple[str,
 
 
 def _generation(metadata: Metadata) -> GenerationDefaults:
-    """Every end the metadata names: end of sequence, of turn and of message."""
+    """Sampling settings, and every end the metadata names: end of sequence, of turn and of message."""
     tokens = metadata.require("tokenizer.ggml.tokens")
     bos, eos = (metadata.get(f"tokenizer.ggml.{name}_token_id") for name in ("bos", "eos"))
     ends = [metadata.get(f"tokenizer.ggml.{name}_token_id") for name in ("eos", "eot", "eom")]
@@ -254,4 +263,14 @@ def _generation(metadata: Metadata) -> GenerationDefaults:
         bos_token=tokens[int(bos)] if bos is not None else "",
         eos_token=tokens[int(eos)] if eos is not None else "",
         add_bos=gguf_tokenizer.adds_bos(metadata.values),
+        temperature=max(0.0, _sampling(metadata, "temp", 0.0)),  # llama.cpp: greedy at 0 and below
+        top_k=max(0, int(_sampling(metadata, "top_k", 0))),  # off at 0 and below
+        top_p=_sampling(metadata, "top_p", 1.0),
+        min_p=_sampling(metadata, "min_p", 0.0),
+        repetition_penalty=_sampling(metadata, "penalty_repeat", 1.0),
     )
+
+
+def _sampling(metadata: Metadata, name: str, default: float) -> float:
+    """A recommended setting; stored in float32, where 0.6 is 0.60000002."""
+    return round(float(metadata.get(f"general.sampling.{name}", default)), 6)

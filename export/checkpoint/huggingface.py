@@ -17,6 +17,7 @@ from edgert.errors import CheckpointError
 
 from . import Checkpoint, FloatArray, RowSlice, StoredTensor, TokenizerFiles, row_ranges
 from .families import FAMILIES, spec_from_config
+from .sampling import thinks
 from .spec import ModelSpec
 
 NAMES = {
@@ -71,6 +72,7 @@ def open_folder(folder: Path) -> Checkpoint:
         tensors=_canonical(spec, stored, folder),
         tokenizer=tokenizer,
         generation=_generation(config, generation, tokenizer),
+        names_temperature=_names_temperature(generation),
         stored_name=stored_name,
         origin=Origin(source=_source_name(config, folder), license=_license(folder)),
     )
@@ -247,7 +249,7 @@ def _generation(
     ):
         eos += found if isinstance(found, list) else [] if found is None else [found]
     bos = token_text(files.config, "bos_token")
-    sampled = bool(generation.get("do_sample", False))
+    sampled = _is_sampled(generation, files)
     return GenerationDefaults(
         eos_token_ids=tuple(dict.fromkeys(int(token) for token in eos)),
         # The tokenizer's own id: config.json of the R1 distills names the end of sentence here.
@@ -261,6 +263,17 @@ def _generation(
         min_p=float(generation.get("min_p") or 0.0) if sampled else 0.0,
         repetition_penalty=float(generation.get("repetition_penalty") or 1.0),
     )
+
+
+def _is_sampled(generation: Mapping[str, Any], files: TokenizerFiles) -> bool:
+    """transformers draws only if it is told to; a thinking model's temperature is meant in any case."""
+    meant = generation.get("temperature") is not None and thinks(files)
+    return bool(generation.get("do_sample", meant))
+
+
+def _names_temperature(generation: Mapping[str, Any]) -> bool:
+    """A temperature, or that answers are greedy."""
+    return generation.get("temperature") is not None or generation.get("do_sample") is False
 
 
 def _source_name(config: Mapping[str, Any], folder: Path) -> str:

@@ -88,7 +88,9 @@ def _yarn(theta: float, dim: int, scaling: Mapping[str, Any], max_context: int) 
     low = max(math.floor(pair_turning(float(scaling.get("beta_fast") or 32))), 0)
     high = min(math.ceil(pair_turning(float(scaling.get("beta_slow") or 1))), dim - 1)
     ramp = np.clip((np.arange(dim // 2) - low) / max(high - low, 0.001), 0.0, 1.0)
-    attention = scaling.get("attention_factor") or (0.1 * math.log(factor) + 1.0 if factor > 1 else 1.0)
+    usual = 0.1 * math.log(factor) + 1.0 if factor > 1 else 1.0
+    # `attn_factor`, of vLLM and llama.cpp, multiplies; R1-0528-Qwen3-8B undoes the usual factor by it.
+    attention = scaling.get("attention_factor") or usual * float(scaling.get("attn_factor") or 1.0)
     return Rope(theta, dim, _interpolated(1.0 - ramp, factor), attention_factor=float(attention))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import tokenizers
@@ -11,6 +12,7 @@ from edgert.errors import BundleError, CheckpointError
 from edgert.text.template import ChatTemplate
 
 from . import Checkpoint, check_tensors, gguf, huggingface
+from .sampling import recommended, thinks
 
 # What readers trip over when a field has another type than its format says.
 MALFORMED = (ValueError, TypeError, KeyError, IndexError, AttributeError, ArithmeticError, OSError)
@@ -25,7 +27,9 @@ def open_checkpoint(source: Path) -> Checkpoint:
         raise CheckpointError(f"{source}: malformed ({type(error).__name__}: {error})") from error
     check_tensors(checkpoint, source)
     check_tokenizer(checkpoint, source)
-    return checkpoint
+    if checkpoint.names_temperature or not thinks(checkpoint.tokenizer):
+        return checkpoint
+    return replace(checkpoint, generation=recommended(checkpoint.generation))
 
 
 def _reader(source: Path) -> Callable[[Path], Checkpoint]:

@@ -1,0 +1,25 @@
+"""Sampling: what students that think get where their source doesn't say how answers are drawn."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from edgert.bundle import GenerationDefaults
+from edgert.text.final import ANSWERING, THINKING
+
+from . import TokenizerFiles
+
+# DeepSeek's model card of R1: without chance, such models repeat themselves endlessly.
+TEMPERATURE, TOP_P = 0.6, 0.95
+
+
+def thinks(files: TokenizerFiles) -> bool:
+    """Whether the chat template or the vocabulary has the marks that thinking is put between."""
+    template = files.chat_template or ""
+    return any(mark in template or f'"{mark}"' in files.tokenizer for mark in (THINKING, ANSWERING))
+
+
+def recommended(defaults: GenerationDefaults) -> GenerationDefaults:
+    """The same with what DeepSeek recommends; a top_p of the source's own stays."""
+    top_p = TOP_P if defaults.top_p == 1.0 else defaults.top_p
+    return replace(defaults, temperature=TEMPERATURE, top_p=top_p)
