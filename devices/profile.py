@@ -8,14 +8,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from edgert.bundle import FORMS
+from edgert.bundle.graph_io import KV_KINDS
 from edgert.errors import DeviceError
 
 from .hardware import Hardware
 
 BLOCK_SIZES = (16, 32, 64, 128, 256)
 MATRICES = ("qkv", "o", "gate", "up", "down", "head")
-FORMS = ("blocks8", "blocks4", "rows8", "fp32")
-KV = ("fp32", "int8")
 SLOW = 1.5  # times the time of a device's own form: worth a line
 
 
@@ -116,8 +116,8 @@ def _profile(table: Mapping[str, Any], source: str) -> DeviceProfile:
     for name in ("spin", "prepare"):
         if not isinstance(table[name], bool):
             raise ValueError(f"{name} must be true or false, not {table[name]!r}")
-    if table["kv"] not in KV:
-        raise ValueError(f"kv must be {' or '.join(KV)}, not {table['kv']!r}")
+    if table["kv"] not in KV_KINDS:
+        raise ValueError(f"kv must be {' or '.join(KV_KINDS)}, not {table['kv']!r}")
     return DeviceProfile(
         name=table["name"],
         title=table["title"],

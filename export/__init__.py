@@ -9,6 +9,7 @@ from typing import Literal
 
 from edgert import devices
 from edgert.bundle import Bundle, Manifest
+from edgert.bundle.graph_io import FP32, KV_KINDS
 from edgert.errors import CheckpointError, MissingExtra, UsageError
 
 __all__ = ["DEFAULT_MAX_CONTEXT", "ExportOptions", "Quant", "Via", "export", "previews"]
@@ -17,7 +18,6 @@ __all__ = ["DEFAULT_MAX_CONTEXT", "ExportOptions", "Quant", "Via", "export", "pr
 DEFAULT_MAX_CONTEXT = 32768
 
 Quant = Literal["int8", "int4", "mixed", "fp32"]
-KV = Literal["fp32", "int8"]
 Via = Literal["auto", "direct", "optimum"]
 Progress = Callable[[str, int, int], None]  # what is being done, steps done, steps in all
 
@@ -43,7 +43,7 @@ class ExportOptions:
     force: bool = False
     via: Via = "auto"
     block_size: int | None = None
-    kv: KV | None = None
+    kv: str | None = None
     target_size: int | None = None
     max_kl: float | None = None
     calibrate: bool = True
@@ -59,7 +59,9 @@ class ExportOptions:
             raise UsageError(f"--max-kl must be above 0, not {self.max_kl}")
         if self.max_kl is not None and not self.verify:
             raise UsageError("--max-kl needs the measurement that --no-verify leaves out")
-        if self.max_kl is not None and self.quant == "fp32" and self.kv != "int8":
+        if self.kv not in (None, *KV_KINDS):
+            raise UsageError(f"--kv must be {' or '.join(KV_KINDS)}, not {self.kv}")
+        if self.max_kl is not None and self.quant == "fp32" and self.kv in (None, FP32.name):
             raise UsageError("--max-kl is for quantized bundles: fp32 is what they are measured against")
         if self.block_size not in (None, *devices.BLOCK_SIZES):
             raise UsageError(f"--block-size must be 16, 32, 64, 128 or 256, not {self.block_size}")

@@ -37,6 +37,7 @@ from edgert.bundle import (
     file_facts,
 )
 from edgert.bundle.graph_io import FP32, KV_KINDS
+from edgert.bundle.manifest import names_listed, parse_manifest
 from edgert.errors import UsageError
 
 from .calibration import Calibration
@@ -62,7 +63,6 @@ BUNDLE_FILES = (
     TOKENIZER_CONFIG,
     CHAT_TEMPLATE,
     GOLDEN,
-    MACHINE,
     MANIFEST,
 )
 
@@ -92,7 +92,9 @@ def _check_free(folder: Path, force: bool) -> None:
         raise UsageError(f"{folder} exists already: choose another place, or pass --force to replace it")
     if not (folder / MANIFEST).exists():
         raise UsageError(f"{folder} exists and is not a bundle: --force replaces bundles only")
-    foreign = sorted(path.name for path in folder.iterdir() if not _is_ours(path.name))
+    listed = names_listed(folder / MANIFEST)
+    names = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()]
+    foreign = sorted(name for name in names if name not in listed and not _is_ours(name))
     if foreign:
         raise UsageError(f"{folder} holds '{foreign[0]}', which is not part of a bundle: move it first")
 
@@ -100,7 +102,8 @@ def _check_free(folder: Path, force: bool) -> None:
 def _is_ours(name: str) -> bool:
     suffixes = "|".join(kind.suffix for kind in KV_KINDS.values())
     graph = rf"model(-rows8|-blocks[48])?({suffixes})\.onnx"
-    return name in BUNDLE_FILES or re.fullmatch(graph, name) is not None
+    made_there = name.startswith(f"{MACHINE}/")
+    return made_there or name in BUNDLE_FILES or re.fullmatch(graph, name) is not None
 
 
 def _swap(aside: Path, folder: Path) -> None:
@@ -174,7 +177,8 @@ def write_bundle(checkpoint: Checkpoint, aside: Path, plan: Plan, progress: Prog
 
 
 def write_manifest(manifest: Manifest, aside: Path) -> None:
-    """The last file of a bundle."""
+    """The last file of a bundle. Raises ValueError if it holds what no reader accepts."""
+    parse_manifest(manifest.to_json())
     write_text(aside / MANIFEST, manifest.to_json())
 
 
@@ -289,7 +293,8 @@ def write_text(path: Path, text: str) -> FileFacts:
 
 def _facts_of(aside: Path) -> dict[str, FileFacts]:
     """Facts of every file but the data file, whose hash is already known."""
-    return {path.name: file_facts(path) for path in sorted(aside.iterdir()) if path.name != DATA}
+    files = {path.relative_to(aside).as_posix(): path for path in sorted(aside.rglob("*")) if path.is_file()}
+    return {name: file_facts(path) for name, path in files.items() if name != DATA}
 
 
 def preview(checkpoint: Checkpoint, plan: Plan) -> Manifest:

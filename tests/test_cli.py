@@ -215,7 +215,7 @@ def test_info_shows_the_facts(bundles):
     assert "llama, 0 M parameters, 3 layers" in screen
     assert "weights per scale: qkv 64, o 64, gate 64, up 64, down 32, head 64; calibrated; rotated" in screen
     assert "not measured (--no-verify)" in screen
-    assert json.loads(run("info", bundles(), "--json").stdout)["format_version"] == 3
+    assert json.loads(run("info", bundles(), "--json").stdout)["format_version"] == 4
 
 
 def test_devices_name_the_detected_one_and_why():

@@ -75,9 +75,10 @@ def test_a_truncated_file_is_noticed_when_opened(bundles, tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", "not a valid manifest"),
-        ("{}", "not a valid manifest"),
-        ('{"format_version": 99}', "bundle format 99"),
+        ("{", "edgert.json: not a valid manifest"),
+        ("[" * 100_000, "edgert.json: not a valid manifest"),
+        ("{}", "edgert.json: format_version: missing; export or pull it again"),
+        ('{"format_version": 99}', r"edgert.json: bundle format 99, edgert \S+ reads 3 and 4: update edgert"),
     ],
 )
 def test_a_foreign_manifest_is_refused(bundles, tmp_path, text, message):

@@ -14,7 +14,7 @@ edgert.json           the manifest: facts, quantization, sizes and hashes, origi
 machine/              made on the machine that runs it, by `edgert prepare` and `edgert tune`; not exported
 """
 
-from edgert.bundle.opening import (
+from edgert.bundle.files import (
     CHAT_TEMPLATE,
     DATA,
     GENAI_CONFIG,
@@ -23,25 +23,27 @@ from edgert.bundle.opening import (
     GRAPH,
     MACHINE,
     MANIFEST,
-    REPLACED,
     TOKENIZER,
     TOKENIZER_CONFIG,
-    Bundle,
-    Fidelity,
     FileFacts,
+    file_facts,
+)
+from edgert.bundle.manifest import (
+    FORMS,
+    Fidelity,
     GenerationDefaults,
     GraphFacts,
     Manifest,
     ModelFacts,
     Origin,
     Quantization,
-    file_facts,
-    open_bundle,
 )
+from edgert.bundle.opening import REPLACED, Bundle, open_bundle
 
 __all__ = [
     "CHAT_TEMPLATE",
     "DATA",
+    "FORMS",
     "GENAI_CONFIG",
     "GENAI_GRAPH",
     "GOLDEN",

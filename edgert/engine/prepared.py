@@ -111,8 +111,9 @@ class Prepared:
         if not self.usable:
             raise BundleError(f"{self.bundle.folder}: prepare it before its weights are removed")
         others = [name for name in self.bundle.manifest.graphs if name != self.graph]
-        save_text(self.bundle.path(REPLACED), json.dumps([DATA, GENAI_GRAPH, *others]))
-        for name in self.bundle.replaced:
+        removed = [DATA, GENAI_GRAPH, *others]
+        save_text(self.bundle.path(REPLACED), json.dumps(removed))
+        for name in removed:
             with contextlib.suppress(FileNotFoundError):
                 self.bundle.path(name).unlink()
 
