@@ -20,6 +20,7 @@ from edgert.engine.loading import start
 from edgert.errors import DeviceError, EdgertWarning, Overtaken, PromptTooLong, UsageError
 from edgert.home import find_bundle
 from edgert.machine.tuning import tuned_profile
+from edgert.text.prompt import PromptEncoder
 from edgert.text.sampler import Sampler, Sampling
 from edgert.text.stops import StopMatcher, check_stops
 from edgert.text.template import ChatTemplate, Message
@@ -82,6 +83,7 @@ class Model:
         self.kv = bundle.manifest.graphs[engine.graph].kv
         self.threads = engine.threads
         self.template = _open_template(bundle)
+        self._prompts = PromptEncoder(self.tokenizer, self.template) if self.template else None
         self.sampling = _default_sampling(bundle)
         self._decoder = engine.decoder
         memory.give_back()
@@ -116,8 +118,11 @@ class Model:
             self._streams += 1
             return self._decoder.logits(tokens)
 
-    def tokens_of(self, prompt: Prompt) -> list[int]:
-        """Token ids of a prompt as `stream` feeds them. Raises UsageError."""
+    def tokens_of(self, prompt: Prompt, *, special_tokens: bool = False) -> list[int]:
+        """Token ids of a prompt as `stream` feeds them. Raises UsageError.
+
+        `special_tokens`: what a message spells may be a special token; `stream` takes it for ordinary text.
+        """
         if isinstance(prompt, bytes) or not isinstance(prompt, Iterable):
             raise UsageError(f"a prompt is a str, messages or token ids, not {type(prompt).__name__}")
         if isinstance(prompt, str):
@@ -130,9 +135,9 @@ class Model:
             return self._checked_ids(ids)
         if len(messages) != len(prompt):
             raise UsageError("a prompt in a list is all messages or all token ids")
-        if self.template is None:
+        if self._prompts is None:
             raise UsageError("this bundle has no chat template: give a str to continue, or token ids")
-        return self._checked_ids(self.tokenizer.encode_rendered(self.template.render(messages)))
+        return self._checked_ids(self._prompts.encode(messages, special_tokens=special_tokens))
 
     def _answer(
         self, prompt: list[int], sampler: Sampler, text: TokenStream, stops: StopMatcher, *, limit: int

@@ -29,23 +29,38 @@ class Tokenizer:
         vocabulary: dict[str, int] = self._tokenizer.get_vocab(with_added_tokens=True)
         return vocabulary
 
+    @property
+    def added_tokens(self) -> dict[int, str]:
+        """Texts of the tokens that were added to the model's own, by id: they are found in any text."""
+        added = self._tokenizer.get_added_tokens_decoder()
+        return {token: about.content for token, about in added.items()}
+
+    def to_json(self) -> str:
+        """The content of a tokenizer.json."""
+        source: str = self._tokenizer.to_str()
+        return source
+
     def encode(self, text: str) -> list[int]:
         """Ids of raw text to be continued, with the BOS token if the model was trained with one."""
-        ids = self._encode(text, True)
+        ids: list[int] = list(self._encode(text, True).ids)
         if self._bos is not None and ids[:1] != [self._bos]:
             ids.insert(0, self._bos)
         return ids
 
     def encode_rendered(self, prompt: str) -> list[int]:
         """Ids of a prompt that a chat template has rendered: it spells its special tokens itself."""
-        return self._encode(prompt, False)
+        return list(self._encode(prompt, False).ids)
 
-    def _encode(self, text: str, add_special_tokens: bool) -> list[int]:
+    def encode_spans(self, prompt: str) -> list[tuple[int, tuple[int, int]]]:
+        """As `encode_rendered`, each id with the first character of its text and the one after its last."""
+        encoding = self._encode(prompt, False)
+        return list(zip(encoding.ids, encoding.offsets, strict=True))
+
+    def _encode(self, text: str, add_special_tokens: bool) -> tokenizers.Encoding:
         try:
-            ids: list[int] = self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids
+            return self._tokenizer.encode(text, add_special_tokens=add_special_tokens)
         except TypeError as error:  # lone surrogates: bytes that never were UTF-8
             raise UsageError("the prompt is not valid Unicode text") from error
-        return ids
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of ids, without special tokens; bytes that are no character become U+FFFD."""
