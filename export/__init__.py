@@ -77,17 +77,19 @@ def export(
     options = options or ExportOptions()
     require_extra()
     from .checkpoint import source as sources  # after the check
+    from .destination import destination
     from .job import open_job
-    from .writer import written_aside
 
     if options.via == "optimum":
         raise UsageError("--via optimum is not built yet: use auto or direct")
     profiles = tuple(devices.load(name) for name in dict.fromkeys(options.devices or (devices.DEFAULT,)))
-    if folder.resolve() in (source.resolve(), *source.resolve().parents):
+    place = destination(folder)
+    if place.real in (source.resolve(), *source.resolve().parents):
         raise UsageError(f"{source} lies inside {folder}: export to another place")
-    with written_aside(folder, force=options.force) as aside:
+    with place.written_aside(force=options.force) as aside:
         checkpoint = sources.open_checkpoint(source)
-        job = open_job(checkpoint, options, profiles, options.name or folder.name, progress or _silent)
+        name = options.name or folder.name or place.real.name
+        job = open_job(checkpoint, options, profiles, name, progress or _silent)
         try:
             manifest = job.run(aside)
         except UsageError:

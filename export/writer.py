@@ -1,17 +1,10 @@
-"""From a checkpoint to a bundle folder: weights streamed to the data file, graphs that point into it.
-
-The folder is written aside, under a temporary name beside its destination, and renamed when it is whole.
-"""
+"""From a checkpoint to a bundle's files: weights streamed to the data file, graphs that point into it."""
 
 from __future__ import annotations
 
 import json
 import os
-import re
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,8 +17,6 @@ from edgert.bundle import (
     DATA,
     GENAI_CONFIG,
     GENAI_GRAPH,
-    GOLDEN,
-    MACHINE,
     MANIFEST,
     TOKENIZER,
     TOKENIZER_CONFIG,
@@ -37,8 +28,7 @@ from edgert.bundle import (
     file_facts,
 )
 from edgert.bundle.graph_io import FP32, KV_KINDS
-from edgert.bundle.manifest import names_listed, parse_manifest
-from edgert.errors import UsageError
+from edgert.bundle.manifest import parse_manifest
 
 from .calibration import Calibration
 from .checkpoint import Checkpoint, Tokens
@@ -55,70 +45,7 @@ INLINE_BYTES = 1024  # smaller constants live in the graph, where shape inferenc
 # Rounding by what is multiplied costs the cube of the columns: at 8 bits wide matrices do without.
 EIGHT_BIT_COLUMNS, MOST_COLUMNS = 4096, 1 << 20
 
-BUNDLE_FILES = (
-    GENAI_GRAPH,
-    GENAI_CONFIG,
-    DATA,
-    TOKENIZER,
-    TOKENIZER_CONFIG,
-    CHAT_TEMPLATE,
-    GOLDEN,
-    MANIFEST,
-)
-
 Progress = Callable[[int, int], None]  # weights done, weights in all
-
-
-@contextmanager
-def written_aside(folder: Path, *, force: bool) -> Iterator[Path]:
-    """A temporary folder that becomes `folder` if the block succeeds. Raises UsageError if it may not."""
-    _check_free(folder, force)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
-        yield aside
-        aside.chmod(0o755)
-        _check_free(folder, force)  # an hour may have passed
-        _swap(aside, folder)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
-
-
-def _check_free(folder: Path, force: bool) -> None:
-    """Only a bundle, and nothing but a bundle, is ever replaced."""
-    if not folder.exists():
-        return
-    if not force:
-        raise UsageError(f"{folder} exists already: choose another place, or pass --force to replace it")
-    if not (folder / MANIFEST).exists():
-        raise UsageError(f"{folder} exists and is not a bundle: --force replaces bundles only")
-    listed = names_listed(folder / MANIFEST)
-    names = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()]
-    foreign = sorted(name for name in names if name not in listed and not _is_ours(name))
-    if foreign:
-        raise UsageError(f"{folder} holds '{foreign[0]}', which is not part of a bundle: move it first")
-
-
-def _is_ours(name: str) -> bool:
-    suffixes = "|".join(kind.suffix for kind in KV_KINDS.values())
-    graph = rf"model(-rows8|-blocks[48])?({suffixes})\.onnx"
-    made_there = name.startswith(f"{MACHINE}/")
-    return made_there or name in BUNDLE_FILES or re.fullmatch(graph, name) is not None
-
-
-def _swap(aside: Path, folder: Path) -> None:
-    """Put the new folder in place; whatever happens, the old or the new one stands."""
-    if not folder.exists():
-        aside.rename(folder)
-        return
-    old = aside.with_name(f"{aside.name}.old")
-    folder.rename(old)
-    try:
-        aside.rename(folder)
-    except BaseException:
-        old.rename(folder)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
 
 
 @dataclass(frozen=True)

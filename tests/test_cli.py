@@ -273,8 +273,9 @@ def test_piped_prompts_are_checked(bundles, piped, message):
 
 def test_a_place_that_cannot_be_written_is_one_line(source):
     result = run("export", source, source / "config.json" / "x")
-    assert result.exit_code == 1
-    assert result.stderr.startswith("edgert: ") and result.stderr.count("\n") == 1
+    assert result.exit_code == 2
+    assert result.stderr.startswith(f"edgert: can't write {source / 'config.json' / 'x'}: ")
+    assert result.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize("damage", [lambda content: b"", lambda content: content[:-1] + b"!"])

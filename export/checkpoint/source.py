@@ -22,6 +22,10 @@ def open_checkpoint(source: Path) -> Checkpoint:
     """Open a checkpoint; check its tensors and tokenizer against its config. Raises CheckpointError."""
     reader = _reader(source)
     try:
+        str(source.resolve()).encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise CheckpointError(f"{str(source)!r} is not valid UTF-8: rename it") from error
+    try:
         checkpoint = reader(source)
     except MALFORMED as error:
         raise CheckpointError(f"{source}: malformed ({type(error).__name__}: {error})") from error
