@@ -25,7 +25,7 @@ FLOORS = [
     {"model"},
     {"answer", "machine"},
     {"engine", "text"},
-    {"home", "saving", "devices"},
+    {"home", "saving", "file_lock", "devices"},
     {"bundle"},
     {"errors"},
 ]

@@ -1,7 +1,10 @@
 """Prepared copies: the same answers; rebuilt when machine or weights change, never used when wrong."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -110,7 +113,7 @@ def test_a_copy_that_computes_something_else_is_not_kept(bundle, monkeypatch):
     copy = Prepared(bundle, bundle.graph())
     with pytest.raises(edgert.BundleError, match="computes something else; it was not kept"):
         copy.make()
-    assert not copy.exists and not list((bundle.folder / "machine").iterdir())
+    assert not copy.exists and [path.name for path in copy.path.parent.iterdir()] == [".packing.lock"]
 
 
 def test_too_little_disk_is_said_with_numbers(bundle, monkeypatch):
@@ -162,3 +165,165 @@ def test_the_command_says_what_it_takes(bundle):
         .exit_code
         == 0
     )
+
+
+SLOW = """
+import sys, time
+from pathlib import Path
+from edgert.bundle import open_bundle
+from edgert.engine import prepared
+
+def slow(bundle, graph, target):
+    real(bundle, graph, target)
+    print("packed", flush=True)
+    time.sleep(2)
+
+real, prepared.pack = prepared.pack, slow
+bundle = open_bundle(Path(sys.argv[1]))
+prepared.Prepared(bundle, bundle.graph()).make()
+"""
+
+
+@pytest.fixture
+def another(bundle):
+    """Another process that is in the midst of preparing the bundle."""
+    command = [sys.executable, "-c", SLOW, str(bundle.folder)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "packed\n"
+    yield process
+    process.kill()
+    process.communicate()
+
+
+def test_two_processes_prepare_the_same_bundle_at_once(bundle, another):
+    command = [sys.executable, "-m", "edgert", "prepare", str(bundle.folder)]
+    second = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (another.wait(), second.returncode) == (0, 0), second.stderr
+    assert "warning: " in second.stderr and "another process prepares this bundle: waiting" in second.stderr
+    copy = Prepared(bundle, bundle.graph())
+    assert copy.usable and not copy.damaged()
+    assert not list(copy.path.parent.glob(".packing-*"))
+
+
+def test_a_process_that_was_killed_keeps_nobody_waiting(bundle, another):
+    another.kill()
+    another.wait()
+    Prepared(bundle, bundle.graph()).make()
+    assert not list(bundle.path("machine").glob(".packing-*"))
+
+
+def test_where_files_can_not_be_locked_nobody_elses_work_is_swept(bundle, monkeypatch):
+    from edgert import file_lock
+
+    def no_locks(_descriptor):
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr(file_lock, "_try_to_lock", no_locks)
+    fresh, old = (bundle.path("machine") / f".packing-{name}" for name in ("fresh", "old"))
+    for left in (fresh, old):
+        left.mkdir(parents=True)
+    os.utime(old, (1e9, 1e9))
+    copy = Prepared(bundle, bundle.graph())
+    copy.make()
+    assert copy.usable and fresh.exists() and not old.exists()
+
+
+def replaced(bundle, names):
+    path = bundle.path("machine/replaced.json")
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(names if isinstance(names, str) else json.dumps(names))
+
+
+def test_files_that_are_there_are_compared_whatever_a_list_says(bundle, copy):
+    replaced(bundle, ["model.onnx.data", "genai.onnx", "tokenizer.json"])
+    path = bundle.path("tokenizer.json")
+    path.write_bytes(path.read_bytes()[::-1])
+    with pytest.raises(edgert.BundleError, match=r"tokenizer.json: damaged"):
+        open_bundle(bundle.folder).check_hashes()
+
+
+def test_only_weights_and_graphs_may_be_missing(bundle, copy):
+    replaced(bundle, ["model.onnx.data", "genai.onnx", "tokenizer.json"])
+    bundle.path("genai.onnx").unlink()
+    assert open_bundle(bundle.folder).replaced == ("genai.onnx",)
+    bundle.path("tokenizer.json").unlink()
+    with pytest.raises(edgert.BundleError, match=r"tokenizer.json: missing from the bundle"):
+        open_bundle(bundle.folder)
+
+
+def test_nothing_may_be_missing_where_the_copy_is_gone(bundle, copy):
+    copy.replace_original()
+    copy.data.unlink()
+    with pytest.raises(edgert.BundleError, match=r"model.onnx.data: missing from the bundle"):
+        open_bundle(bundle.folder)
+
+
+def test_weights_may_be_missing_only_where_the_copy_is_known(bundle, copy):
+    copy.replace_original()
+    copy.note.path.unlink()
+    with pytest.raises(edgert.BundleError, match=r"the prepared copy is of no use, its note is missing"):
+        edgert.load(bundle.folder)
+
+
+@pytest.mark.parametrize("names", ["{", "{}", "[[", "3", '"model.onnx.data"'])
+def test_a_damaged_list_is_a_bundle_error(bundle, names):
+    replaced(bundle, names)
+    with pytest.raises(
+        edgert.BundleError, match=r"replaced.json: damaged .*; export or pull the bundle again"
+    ):
+        open_bundle(bundle.folder)
+
+
+@pytest.mark.parametrize("names", [[], [None, {}, ["model.onnx.data"]], ["../x", "model.onnx"]])
+def test_a_strange_list_exempts_nothing(bundle, copy, names):
+    replaced(bundle, names)
+    assert open_bundle(bundle.folder).replaced == ()
+
+
+@pytest.mark.parametrize(
+    ("files", "reason"),
+    [
+        ([], "files: [] is not a table"),
+        ({"model.onnx": {"size": "1"}}, "files.model.onnx.size: "),
+        ({"model.onnx": {"size": 1, "sha256": 3}}, "files.model.onnx.sha256: 3 is not a text"),
+        ({}, "its files are missing or cut short"),
+    ],
+)
+def test_a_note_that_is_no_note_is_outdated(bundle, copy, files, reason):
+    note = json.loads(copy.note.path.read_text())
+    copy.note.path.write_text(json.dumps({**note, "files": files}))
+    assert reason in copy.outdated()
+    with pytest.warns(edgert.EdgertWarning, match="made again"):
+        edgert.load(bundle.folder)
+    assert copy.usable
+
+
+def test_info_tells_bundle_and_copy_apart(bundle, copy):
+    screen = CliRunner().invoke(main, ["info", str(bundle.folder), "--verify"]).stdout
+    size = sum(path.stat().st_size for path in copy.path.parent.glob("model.onnx*"))
+    assert copy.size == size
+    assert f"{size / 1e6:.0f} MB more in machine/ for model.onnx, made on this machine" in screen
+    assert f"hashes      all {len(bundle.manifest.files) + 2} match" in screen
+    copy.data.write_bytes(copy.data.read_bytes()[:-1] + b"x")
+    found = CliRunner().invoke(main, ["info", str(bundle.folder), "--verify"])
+    assert found.exit_code == 4 and "model.onnx.data: damaged (another SHA-256); remove" in found.stderr
+    copy.data.unlink()
+    screen = CliRunner().invoke(main, ["info", str(bundle.folder)]).stdout
+    assert "for model.onnx, not usable: its files are missing or cut short" in screen
+
+
+def test_a_replacement_that_was_cut_short_can_be_finished(bundle, copy, monkeypatch):
+    unlink = type(copy.path).unlink
+
+    def killed(self, **how):
+        if self.name == "genai.onnx":
+            raise KeyboardInterrupt
+        unlink(self, **how)
+
+    monkeypatch.setattr(type(copy.path), "unlink", killed)
+    with pytest.raises(KeyboardInterrupt):
+        copy.replace_original()
+    monkeypatch.undo()
+    assert edgert.load(bundle.folder).generate([1, 2], max_tokens=2).token_ids
+    copy.replace_original()
+    assert open_bundle(bundle.folder).replaced == ("model.onnx.data", "genai.onnx")

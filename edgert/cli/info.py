@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import click
@@ -18,12 +19,13 @@ if TYPE_CHECKING:
 @click.option("--json", "as_json", is_flag=True, help="Print the manifest as JSON.")
 def info(bundle: str, verify: bool, as_json: bool) -> None:
     """Show what a bundle holds: model, quantization, origin, licence, files."""
+    from edgert.engine import prepared
+
     opened = open_bundle(bundle)
-    if verify:
-        opened.check_hashes()
+    compared = prepared.verify(opened) if verify else 0
     click.echo(opened.manifest.to_json() if as_json else _info_text(opened), nl=not as_json)
     if verify and not as_json:
-        click.echo(f"{'hashes':12}all {len(opened.present)} match")
+        click.echo(f"{'hashes':12}all {compared} match")
 
 
 def _info_text(bundle: Bundle) -> str:
@@ -39,7 +41,18 @@ def _info_text(bundle: Bundle) -> str:
         ("written by", f"edgert {manifest.edgert}, format {manifest.format_version}"),
         ("size", f"{bundle.size / 1e6:.0f} MB in {len(bundle.present)} files"),
     ]
+    rows += [("prepared", text) for text in _copies(bundle)]
     return "\n".join([*(f"{name:12}{value}" for name, value in rows), *manifest.fidelity_lines()])
+
+
+def _copies(bundle: Bundle) -> Iterator[str]:
+    """What `edgert prepare` has made, apart from the bundle itself."""
+    from edgert.engine.prepared import copies
+
+    for copy in copies(bundle):
+        reason = copy.outdated()
+        worth = f"not usable: {reason}" if reason else "made on this machine"
+        yield f"{copy.size / 1e6:.0f} MB more in {copy.path.parent.name}/ for {copy.graph}, {worth}"
 
 
 def _weights_text(quant: Quantization) -> str:

@@ -11,22 +11,34 @@ import json
 import os
 import shutil
 import tempfile
+import time
 import warnings
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from edgert import devices
-from edgert.bundle import DATA, GENAI_GRAPH, MACHINE, REPLACED, Bundle, file_facts
+from edgert.bundle import DATA, GENAI_GRAPH, MACHINE, REPLACED, Bundle, FileFacts, file_facts
+from edgert.bundle.record import Invalid, read_record
 from edgert.engine import memory
 from edgert.engine.decoder import Decoder
 from edgert.engine.graph_session import GraphSession, pack
 from edgert.engine.notes import Note
 from edgert.errors import BundleError, EdgertError, EdgertWarning
+from edgert.file_lock import file_lock
 from edgert.saving import save_text
 
 SAMPLE = range(1, 13)  # token ids whose logits must be equal before and after, bit for bit
-ASIDE = ".packing-"
+ASIDE, LOCK = ".packing-", ".packing.lock"
+LEFT = 24 * 3600  # seconds: an older folder is of a killed run, even where files can't be locked
 MORE = 2.2  # times the weights: ONNX Runtime keeps them plain, too, and reads both while loading
+
+
+@dataclass(frozen=True)
+class Made:
+    """What the note about a copy says: its files, as they were when it was made."""
+
+    files: Mapping[str, FileFacts] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -38,11 +50,11 @@ class Prepared:
 
     @property
     def path(self) -> Path:
-        return self.bundle.path(MACHINE) / self.graph
+        return self.bundle.prepared(self.graph)[0]
 
     @property
     def data(self) -> Path:
-        return self.path.with_name(f"{self.graph}.data")
+        return self.bundle.prepared(self.graph)[1]
 
     @property
     def note(self) -> Note:
@@ -60,7 +72,7 @@ class Prepared:
     @property
     def size(self) -> int:
         """Bytes that it takes on disk."""
-        return self.data.stat().st_size
+        return sum(path.stat().st_size for path in (self.path, self.data) if path.exists())
 
     @property
     def needed(self) -> int:
@@ -69,53 +81,83 @@ class Prepared:
 
     def outdated(self) -> str:
         """Why the copy can't be used, in words; empty if it can."""
-        note = self.note.read()
-        if note is None:
-            return self.note.outdated()
+        if reason := self.note.outdated():
+            return reason
+        try:
+            made = self._made().files
+        except Invalid as error:
+            return f"its note is damaged ({error})"
         sizes = {path.name: path.stat().st_size for path in (self.path, self.data) if path.exists()}
-        made = {name: facts["size"] for name, facts in note.get("files", {}).items()}
-        return "" if made == sizes else "its files are missing or cut short"
+        if sizes != {name: facts.size for name, facts in made.items()}:
+            return "its files are missing or cut short"
+        return ""
 
     def damaged(self) -> str:
         """Which of its files has other content than when it was made; empty if none has. Reads all."""
-        for name, facts in (self.note.read() or {}).get("files", {}).items():
-            if asdict(file_facts(self.path.with_name(name))) != facts:
+        for name, facts in self._made().files.items():
+            if file_facts(self.path.with_name(name)) != facts:
                 return f"{self.path.with_name(name)}: damaged (another SHA-256)"
         return ""
 
     def make(self) -> None:
-        """Write the copy aside, make sure that it computes the same, put it in place.
+        """Write the copy aside, make sure that it computes the same, put it in place, unless another process
+        that has just prepared the bundle did.
 
         Raises BundleError; the bundle itself is not touched.
         """
-        check_replaced(self.bundle)
-        self._check_memory()
-        self.bundle.check_hashes()  # the copy may once be all there is
-        folder = self.bundle.path(MACHINE)
-        folder.mkdir(exist_ok=True)
-        for left in folder.glob(f"{ASIDE}*"):  # of a run that was killed
-            shutil.rmtree(left, ignore_errors=True)
-        free = shutil.disk_usage(folder).free
-        if free < self.needed:
-            needed = f"{self.needed / 1e6:,.0f} MB on disk"
-            raise BundleError(f"{folder}: preparing needs {needed}, {free / 1e6:,.0f} are free")
-        with tempfile.TemporaryDirectory(prefix=ASIDE, dir=folder) as aside:
-            copy = Path(aside) / self.graph
-            pack(self.bundle, self.graph, copy)
-            if _logits(self.bundle, self.graph, copy) != _logits(self.bundle, self.graph, None):
-                raise BundleError(f"{folder}: the packed copy computes something else; it was not kept")
-            self._place(copy)
+        with self._alone() as alone:
+            if self.usable:
+                return
+            check_replaced(self.bundle)
+            self._check_memory()
+            self.bundle.check_hashes()  # the copy may once be all there is
+            folder = self.bundle.path(MACHINE)
+            self._sweep(alone)
+            free = shutil.disk_usage(folder).free
+            if free < self.needed:
+                needed = f"{self.needed / 1e6:,.0f} MB on disk"
+                raise BundleError(f"{folder}: preparing needs {needed}, {free / 1e6:,.0f} are free")
+            with tempfile.TemporaryDirectory(prefix=ASIDE, dir=folder) as aside:
+                copy = Path(aside) / self.graph
+                pack(self.bundle, self.graph, copy)
+                if _logits(self.bundle, self.graph, copy) != _logits(self.bundle, self.graph, None):
+                    raise BundleError(f"{folder}: the packed copy computes something else; it was not kept")
+                self._place(copy)
 
     def replace_original(self) -> None:
         """Remove the bundle's own weights: the copy holds them. Raises BundleError if it is not usable."""
-        if not self.usable:
-            raise BundleError(f"{self.bundle.folder}: prepare it before its weights are removed")
-        others = [name for name in self.bundle.manifest.graphs if name != self.graph]
-        removed = [DATA, GENAI_GRAPH, *others]
-        save_text(self.bundle.path(REPLACED), json.dumps(removed))
-        for name in removed:
+        with self._alone():
+            if not self.usable:
+                raise BundleError(f"{self.bundle.folder}: prepare it before its weights are removed")
+            others = [name for name in self.bundle.manifest.graphs if name != self.graph]
+            removed = [DATA, GENAI_GRAPH, *others]
+            save_text(self.bundle.path(REPLACED), json.dumps(removed))
+            for name in removed:
+                self.bundle.path(name).unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[bool]:
+        """While no other process prepares the bundle; False where files can't be locked."""
+        folder = self.bundle.path(MACHINE)
+
+        def waiting() -> None:
+            text = f"{folder}: another process prepares this bundle: waiting for it"
+            warnings.warn(text, EdgertWarning, stacklevel=6)
+
+        folder.mkdir(exist_ok=True)
+        with file_lock(folder / LOCK, waiting) as alone:
+            yield alone
+
+    def _sweep(self, alone: bool) -> None:
+        """Remove what killed runs left, and nothing that another one may be at work on."""
+        for left in self.bundle.path(MACHINE).glob(f"{ASIDE}*"):
             with contextlib.suppress(FileNotFoundError):
-                self.bundle.path(name).unlink()
+                if left.is_dir() and (alone or time.time() - left.stat().st_mtime > LEFT):
+                    shutil.rmtree(left, ignore_errors=True)
+
+    def _made(self) -> Made:
+        """Raises Invalid if the note is no such note."""
+        return read_record(Made, self.note.read() or {})
 
     def _check_memory(self) -> None:
         """Packing takes what loading takes. Raises DoesNotFit."""
@@ -126,26 +168,43 @@ class Prepared:
 
     def _place(self, copy: Path) -> None:
         """The note goes first and comes last."""
+        files = {copy: self.path, copy.with_name(self.data.name): self.data}
+        made = Made({place.name: file_facts(aside) for aside, place in files.items()})
         self.note.path.unlink(missing_ok=True)
-        files = {}
-        for made, place in ((copy, self.path), (copy.with_name(f"{copy.name}.data"), self.data)):
-            with made.open("rb+") as file:
+        for aside, place in files.items():
+            with aside.open("rb+") as file:
                 os.fsync(file.fileno())
-            made.replace(place)
-            files[place.name] = asdict(file_facts(place))
-        self.note.write({"files": files})
+            aside.replace(place)
+        self.note.write(asdict(made))
 
 
 def check_replaced(bundle: Bundle) -> None:
     """Raise BundleError where a copy that replaced the bundle's own weights can't be used here."""
     if DATA not in bundle.replaced:
         return
-    graph = next(name for name in bundle.manifest.graphs if name not in bundle.replaced)
-    if reason := Prepared(bundle, graph).outdated():
+    reasons = [copy.outdated() for copy in copies(bundle)] or ["its note is missing"]
+    if all(reasons):
         raise BundleError(
-            f"{bundle.folder}: the prepared copy is of no use, {reason}, and the weights it was made of were "
-            "removed by --replace: export or pull it again"
+            f"{bundle.folder}: the prepared copy is of no use, {reasons[0]}, and the weights it was made of "
+            "were removed by --replace: export or pull it again"
         )
+
+
+def copies(bundle: Bundle) -> list[Prepared]:
+    """The copies that a bundle has."""
+    return [copy for graph in bundle.manifest.graphs if (copy := Prepared(bundle, graph)).exists]
+
+
+def verify(bundle: Bundle) -> int:
+    """Compare every file with its SHA-256, those of usable copies, too; how many. Raises BundleError."""
+    bundle.check_hashes()
+    check_replaced(bundle)
+    usable = [copy for copy in copies(bundle) if copy.usable]
+    for copy in usable:
+        if reason := copy.damaged():
+            remedy = "export or pull the bundle again" if bundle.replaced else f"remove {copy.path.parent}"
+            raise BundleError(f"{reason}; {remedy}")
+    return len(bundle.present) + 2 * len(usable)
 
 
 def refresh(bundle: Bundle, graph: str) -> None:
