@@ -168,7 +168,9 @@ def read_manifest(path: Path) -> Manifest:
         return parse_manifest(path.read_text("utf-8"))
     except BundleError as error:
         raise BundleError(f"{path}: {error}") from error
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise BundleError(f"{path}: can't be read: {error.strerror}") from error
+    except ValueError as error:
         raise BundleError(f"{path}: {error}; export or pull it again") from error
 
 

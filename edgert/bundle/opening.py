@@ -87,7 +87,9 @@ class Bundle:
         path = self.path(REPLACED)
         try:
             listed = json.loads(path.read_text("utf-8")) if path.exists() else []
-        except (OSError, ValueError, RecursionError) as error:
+        except OSError as error:
+            raise BundleError(f"{path}: can't be read: {error.strerror}") from error
+        except (ValueError, RecursionError) as error:
             raise BundleError(f"{path}: damaged ({error}); export or pull the bundle again") from error
         if not isinstance(listed, list):
             raise BundleError(f"{path}: damaged (no list of names); export or pull the bundle again")
