@@ -1,6 +1,7 @@
 """Two bundles on the same prompts: where their answers part, how far apart they are, and the page."""
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -12,6 +13,7 @@ from click.testing import CliRunner
 
 import edgert
 from edgert.cli import main
+from edgert.cli.compare import _lines
 from edgert.compare import page as comparison_page
 from edgert.compare.comparison import Answer, Choice, Comparison, Fork, Pair, Side
 from edgert.compare.measure import compare
@@ -47,7 +49,7 @@ def probabilities(model, tokens):
 
 def test_a_bundle_equals_itself(model, bundles):
     found = compare(model, edgert.load(bundles()), ASKED, max_tokens=20)
-    assert found.summary.identical == found.summary.equal_finals == 2
+    assert found.summary.identical == 2
     assert found.summary.mean_kl == 0 and found.summary.top1 == 1 and found.summary.mean_fork is None
     assert all(len(pair.kl) == len(pair.reference.token_ids) == 20 for pair in found.pairs)
 
@@ -131,7 +133,7 @@ def test_thinking_opened_by_the_template_has_to_close(model, bundles, tmp_path):
     thinker = changed(bundles(), tmp_path / "b", "chat_template.jinja", "<|assistant|>", "Right:<think>")
     found = compare(thinker, model, ASKED[:1], max_tokens=8)
     assert found.pairs[0].bundle.final is None and found.pairs[0].reference.final is not None
-    assert (found.summary.unanswered, found.summary.equal_finals) == (1, 0)
+    assert "cut off while still thinking</h3>" in comparison_page.render(found)
 
 
 def test_progress_counts_prompts(model):
@@ -200,10 +202,9 @@ def answer(*pieces, final="x"):
 def hostile():
     """A comparison whose every text is an attack."""
     bad = "<script>alert(1)</script>"
-    fork = Fork(1, Choice(1, bad, 0.5), Choice(9, "</p>", 0.4), 0.3)
-    pair = Pair(
-        bad, True, answer("a ", bad, "&amp;"), answer("a ", "</p>"), fork, (0.1, 0.4, 0.0, 0.2), (True,) * 4
-    )
+    fork = Fork(1, bundle=Choice(9, "</p>", 0.4), reference=Choice(1, bad, 0.5), alternative=0.3)
+    ours, theirs = answer("a ", "</p>"), answer("a ", bad, "&amp;")
+    pair = Pair(bad, True, ours, theirs, fork, kl=(0.1, 0.4, 0.0, 0.2), agrees=(True,) * 4)
     side = Side(bad, f"x/{bad}", "int8", 10**6)
     return Comparison(side, side, 64, (pair,))
 
@@ -211,7 +212,7 @@ def hostile():
 def test_the_page_escapes_what_models_and_people_write():
     page = Page(comparison_page.render(hostile()))
     assert "script" not in page.tags
-    assert page.marked == ["<script>alert(1)</script>", "</p>"]
+    assert page.marked == ["</p>", "<script>alert(1)</script>"]
     assert "".join(page.text).count("<script>alert(1)</script>") >= 3  # title, prompt, fork
     assert "&amp;" in page.text
 
@@ -224,9 +225,64 @@ def test_the_page_needs_nothing_else():
 def test_the_page_draws_a_bar_a_token(found):
     page = Page(comparison_page.render(found))
     assert page.tags.count("rect") == sum(len(pair.kl) for pair in found.pairs)
-    heights = [bar.height for bar in comparison_page.bars(found.pairs[0])]
-    assert max(heights) == 100 and heights[found.pairs[0].worst] == 100
-    assert [bar.token for bar in comparison_page.bars(hostile().pairs[0])][-1] == "the end"
+    (pair,), scale = hostile().pairs, comparison_page.scale(hostile())
+    assert [bar.token for bar in comparison_page.bars(pair, scale)][-1] == "the end"
+
+
+def test_all_charts_have_one_scale():
+    """The largest KL of all is the full height, the longest answer the full width."""
+    (pair,) = hostile().pairs
+    short = replace(pair, kl=(0.2, 0.1), agrees=(True, False))
+    both = replace(hostile(), pairs=(pair, short))
+    scale = comparison_page.scale(both)
+    assert scale == comparison_page.Scale(0.4, 4)
+    assert [bar.height for bar in comparison_page.bars(pair, scale)] == [25, 100, 0, 50]
+    assert [bar.height for bar in comparison_page.bars(short, scale)] == [50, 25]
+    html = comparison_page.render(both)
+    assert "width: min(28px, 100.00%)" in html and "width: min(14px, 50.00%)" in html
+    assert "the full height is 0.4000 nats" in html
+
+
+def finals(*answers):
+    """A comparison of answers, the bundle's and the reference's in turn: how each ended, and its final."""
+    (pair,) = hostile().pairs
+    sides = [replace(answer("x", final=final), finish_reason=end) for end, final in answers]
+    pairs = [replace(pair, bundle=a, reference=b) for a, b in zip(sides[::2], sides[1::2], strict=True)]
+    return replace(hostile(), pairs=tuple(pairs))
+
+
+def test_final_answers_that_were_cut_off_are_undecided():
+    found = finals(
+        *[("stop", "5"), ("stop", "5")],
+        *[("stop", "5"), ("stop", "6")],
+        *[("length", "5"), ("stop", "5")],
+        *[("stop", "5"), ("length", None)],
+        *[("length", "5"), ("length", "5")],
+        *[("stop", None), ("stop", "5")],
+    )
+    assert [pair.finals for pair in found.pairs] == ["equal", "different", *["undecided"] * 3, "missing"]
+    counts = {"equal_finals": 1, "different_finals": 1, "undecided_finals": 3, "missing_finals": 1, "cut": 3}
+    table = found.table()
+    assert counts.items() <= table["summary"].items()
+    assert [row["finals"] for row in table["pairs"]] == [pair.finals for pair in found.pairs]
+    page = comparison_page.render(found)
+    counted = "1 of 6, 1 different, 3 undecided (cut off), 1 missing (ended while thinking)"
+    assert f"<dt>equal final answers</dt><dd>{counted}</dd>" in page
+    assert (
+        page.count("Final answers are undecided: cut off.") == 3 and page.count("Final answers differ.") == 1
+    )
+    assert f"\nequal final answers  {counted}\n" in "\n".join(_lines(found))
+
+
+def test_the_bundle_comes_before_the_reference_everywhere():
+    names = replace(hostile(), bundle=Side("B", "bb", "int8", 1), reference=Side("R", "rr", "fp32", 1))
+    html, screen = comparison_page.render(names), "\n".join(_lines(names))
+    table = names.table()
+    assert "<title>B against R</title>" in html and re.search("<h1>bb .* against rr ", html)
+    assert re.search("<h3>Bundle.*<h3>Reference.*: bundle .*, reference ", html, re.DOTALL)
+    assert re.search("bb .*against rr .*: bundle .*, reference ", screen, re.DOTALL)
+    for place in (table, table["pairs"][0], table["pairs"][0]["fork"]):
+        assert [key for key in place if key in ("bundle", "reference")] == ["bundle", "reference"]
 
 
 def test_the_page_of_identical_answers_has_no_mark(model):
@@ -256,9 +312,9 @@ def test_the_screen(bundles, found, tmp_path):
     assert (result.exit_code, result.stderr) == (0, ""), result.output
     fork, summary = next(pair.fork for pair in found.pairs if pair.fork), found.summary
     assert "  1  the quick brown fox\n" in result.stdout
-    assert f"parts after {fork.index} equal tokens: reference {fork.reference} " in result.stdout
+    assert f"parts after {fork.index} equal tokens: bundle {fork.bundle} " in result.stdout
     assert f"identical answers    {summary.identical} of 2\n" in result.stdout
-    assert f"mean KL              {summary.mean_kl:.4f} nats a token\n" in result.stdout
+    assert f"mean KL              {summary.mean_kl:.4f} nats per token\n" in result.stdout
     assert f"top-1 agreement      {summary.top1:.1%}\n" in result.stdout
     assert "prompts              2, 2 cut off" in result.stdout
     assert result.stdout.endswith(f"side by side         {page}\n")
@@ -279,16 +335,18 @@ def test_json_holds_everything(bundles, found):
 
 def test_a_dozen_questions_are_built_in(bundles):
     result = run(bundles(), bundles(), "--max-tokens", 1)
-    assert "identical answers    12 of 12\nequal final answers  12 of 12\nmean KL " in result.stdout
+    assert (
+        "identical answers    12 of 12\nequal final answers  0 of 12, 12 undecided (cut off)\nmean KL "
+        in result.stdout
+    )
     assert result.stdout.endswith("side by side         with --page FILE.html\n")
 
 
-def test_the_screen_says_who_is_still_thinking(bundles, tmp_path):
+def test_the_screen_says_that_templates_differ(bundles, tmp_path):
     changed(bundles(), tmp_path / "b", "chat_template.jinja", "<|assistant|>", "Right:<think>")
     screen = run(tmp_path / "b", bundles(), "--prompts", "-", "--max-tokens", 4, input="fox").stdout
-    assert "; no final answer: still thinking\n" in screen
-    assert "0 of 1, 1 without one: still thinking\n" in screen
-    assert "chat templates       differ: 1 prompts" in screen
+    assert "; final answers are undecided: cut off\n" in screen
+    assert "chat templates       differ: other tokens for 1 of 1 prompts\n" in screen
 
 
 @pytest.mark.parametrize(

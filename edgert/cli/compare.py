@@ -54,9 +54,10 @@ def compare(
 
     Answers are greedy. KL is that of the reference's predictions against the bundle's, in nats, at each token
     of the reference's answer: 0 is equal, int8 is usually near 0.005. Final answers are what follows
-    </think>; of two with a \\boxed{} only its content counts. Both bundles are in memory at once.
+    </think>; of two with a \\boxed{} only its content counts; if an answer was cut off, they are undecided.
+    Both bundles are in memory at once.
 
-    A FILE of prompts has one a line, or JSON lines with {"prompt": TEXT} or {"messages": [...]}; an answer
+    A FILE of prompts has one per line, or JSON lines with {"prompt": TEXT} or {"messages": [...]}; an answer
     at the end of the messages is left out. Without it a dozen built-in questions are asked.
     """
     from edgert.compare import page as comparison_page
@@ -102,28 +103,38 @@ def _summary_rows(summary: Summary) -> Iterator[tuple[str, str]]:
     cut = f", {summary.cut} cut off: --max-tokens gives room" if summary.cut else ""
     yield "prompts", f"{summary.prompts}{cut}"
     yield "identical answers", f"{summary.identical} of {summary.prompts}"
-    unanswered = f", {summary.unanswered} without one: still thinking" if summary.unanswered else ""
-    yield "equal final answers", f"{summary.equal_finals} of {summary.prompts}{unanswered}"
+    yield "equal final answers", ", ".join(_final_counts(summary))
     if summary.mean_fork is not None:
         yield "first difference", f"after {summary.mean_fork:.1f} equal tokens on average"
-    yield "mean KL", f"{summary.mean_kl:.4f} nats a token"
+    yield "mean KL", f"{summary.mean_kl:.4f} nats per token"
     yield "top-1 agreement", f"{summary.top1:.1%}"
     if summary.other_prompts:
-        yield "chat templates", f"differ: {summary.other_prompts} prompts are not the same tokens in both"
+        yield (
+            "chat templates",
+            f"differ: other tokens for {summary.other_prompts} of {summary.prompts} prompts",
+        )
+
+
+def _final_counts(summary: Summary) -> Iterator[str]:
+    yield f"{summary.equal_finals} of {summary.prompts}"
+    if summary.different_finals:
+        yield f"{summary.different_finals} different"
+    if summary.undecided_finals:
+        yield f"{summary.undecided_finals} undecided (cut off)"
+    if summary.missing_finals:
+        yield f"{summary.missing_finals} missing (ended while thinking)"
 
 
 def _pair_lines(pair: Pair) -> Iterator[str]:
+    from edgert.compare.comparison import VERDICTS
+
     if fork := pair.fork:
-        theirs, ours = fork.reference, fork.bundle
+        ours, theirs = fork.bundle, fork.reference
         yield (
-            f"parts after {fork.index} equal tokens: reference {theirs} {theirs.probability:.0%}, "
-            f"bundle {ours} {ours.probability:.0%} ({fork.alternative:.0%} by the reference)"
+            f"parts after {fork.index} equal tokens: bundle {ours} {ours.probability:.0%} "
+            f"({fork.alternative:.0%} by the reference), reference {theirs} {theirs.probability:.0%}"
         )
     else:
         yield f"the same {len(pair.reference.token_ids)} tokens"
-    if not pair.answered:
-        final = "no final answer: still thinking"
-    else:
-        final = "equal final answers" if pair.equal_finals else "different final answers"
     worst = f"largest {pair.kl[pair.worst]:.4f} at token {pair.worst + 1}"
-    yield f"KL {pair.mean_kl:.4f}, {worst}; top-1 {pair.top1:.1%}; {final}"
+    yield f"KL {pair.mean_kl:.4f}, {worst}; top-1 {pair.top1:.1%}; final answers {VERDICTS[pair.finals]}"

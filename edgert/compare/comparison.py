@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 from edgert.answer import FinishReason
 from edgert.text.final import equal_finals
 from edgert.text.prompts import Question, title
+
+# How two final answers compare. "undecided": an answer was cut off; "missing": one ended without a final one.
+Verdict: TypeAlias = Literal["equal", "different", "undecided", "missing"]
+VERDICTS: dict[Verdict, str] = {  # "final answers …"
+    "equal": "are equal",
+    "different": "differ",
+    "undecided": "are undecided: cut off",
+    "missing": "are missing: ended while still thinking",
+}
 
 
 @dataclass(frozen=True)
@@ -62,8 +72,8 @@ class Fork:
     """
 
     index: int
-    reference: Choice
     bundle: Choice
+    reference: Choice
     alternative: float
 
 
@@ -77,8 +87,8 @@ class Pair:
 
     prompt: Question
     same_prompt: bool  # whether the prompt is the same tokens in both bundles
-    reference: Answer
     bundle: Answer
+    reference: Answer
     fork: Fork | None
     kl: tuple[float, ...]
     agrees: tuple[bool, ...]
@@ -92,18 +102,18 @@ class Pair:
         return self.fork is None
 
     @property
-    def answered(self) -> bool:
-        """Whether both came to a final answer."""
-        return self.reference.final is not None and self.bundle.final is not None
-
-    @property
     def cut(self) -> bool:
         """Whether one of the two was cut off."""
         return "length" in (self.reference.finish_reason, self.bundle.finish_reason)
 
     @property
-    def equal_finals(self) -> bool:
-        return equal_finals(self.bundle.final, self.reference.final)
+    def finals(self) -> Verdict:
+        """Whether the final answers are equal; one that was cut off might still come to anything."""
+        if self.cut:
+            return "undecided"
+        if self.bundle.final is None or self.reference.final is None:
+            return "missing"
+        return "equal" if equal_finals(self.bundle.final, self.reference.final) else "different"
 
     @property
     def mean_kl(self) -> float:
@@ -123,7 +133,8 @@ class Pair:
 class Summary:
     """Counts of prompts, and means over every token of the reference's answers.
 
-    `unanswered`: one of the two was still thinking at its end. `other_prompts`: the bundles' templates or
+    `equal_finals` and the like count final answers by `Verdict`; `cut` counts prompts with an answer that was
+    cut off. `other_prompts`: the bundles' templates or
     tokenizers made other tokens of the prompt. `mean_fork`: equal tokens before the first difference, over
     the prompts whose answers differ; None if none does.
     """
@@ -131,7 +142,9 @@ class Summary:
     prompts: int
     identical: int
     equal_finals: int
-    unanswered: int
+    different_finals: int
+    undecided_finals: int
+    missing_finals: int
     cut: int
     other_prompts: int
     mean_fork: float | None
@@ -153,11 +166,14 @@ class Comparison:
         forks = [pair.fork.index for pair in self.pairs if pair.fork]
         kl = [value for pair in self.pairs for value in pair.kl]
         agrees = [value for pair in self.pairs for value in pair.agrees]
+        verdicts = Counter(pair.finals for pair in self.pairs)
         return Summary(
             prompts=len(self.pairs),
             identical=sum(pair.identical for pair in self.pairs),
-            equal_finals=sum(pair.equal_finals for pair in self.pairs),
-            unanswered=sum(not pair.answered for pair in self.pairs),
+            equal_finals=verdicts["equal"],
+            different_finals=verdicts["different"],
+            undecided_finals=verdicts["undecided"],
+            missing_finals=verdicts["missing"],
             cut=sum(pair.cut for pair in self.pairs),
             other_prompts=sum(not pair.same_prompt for pair in self.pairs),
             mean_fork=sum(forks) / len(forks) if forks else None,
@@ -171,5 +187,5 @@ class Comparison:
 
 
 def _row(pair: Pair) -> dict[str, Any]:
-    figures = ("identical", "equal_finals", "mean_kl", "worst", "top1")
+    figures = ("identical", "finals", "mean_kl", "worst", "top1")
     return asdict(pair) | {name: getattr(pair, name) for name in figures}

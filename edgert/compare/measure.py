@@ -29,7 +29,7 @@ def compare(
     max_tokens: int = 128,
     progress: Progress = lambda done, total: None,
 ) -> Comparison:
-    """Ask both every prompt. Both are in memory, and the logits of one answer: vocab * 8 bytes a token.
+    """Ask both every prompt. Both are in memory, and the logits of one answer: vocab * 8 bytes per token.
 
     Raises UsageError if there are no prompts or the vocabularies differ, and PromptTooLong, naming the
     prompt, before anything is computed.
@@ -83,9 +83,9 @@ def _pair(bundle: Model, reference: Model, prompt: Question, limit: int) -> Pair
     return Pair(
         prompt,
         bundle.tokens_of(prompt) == reference.tokens_of(prompt),
-        theirs,
         ours,
-        _fork(theirs, ours, p, q, ends),
+        theirs,
+        _fork(ours, theirs, q, p, ends),
         tuple(found.kl.tolist()),
         tuple(found.agrees.tolist()),
     )
@@ -117,17 +117,17 @@ def _logits_along(model: Model, prompt: Question, answer: Answer) -> Logits:
     return model.logits([*asked, *answer.token_ids])[len(asked) - 1 :][:rows]
 
 
-def _fork(theirs: Answer, ours: Answer, p: Logits, q: Logits, ends: Sequence[int]) -> Fork | None:
-    if theirs.token_ids == ours.token_ids:
+def _fork(ours: Answer, theirs: Answer, q: Logits, p: Logits, ends: Sequence[int]) -> Fork | None:
+    if ours.token_ids == theirs.token_ids:
         return None
-    both = zip(theirs.token_ids, ours.token_ids, strict=False)  # one may have ended earlier
-    shorter = min(len(theirs.token_ids), len(ours.token_ids))
+    both = zip(ours.token_ids, theirs.token_ids, strict=False)  # one may have ended earlier
+    shorter = min(len(ours.token_ids), len(theirs.token_ids))
     index = next((i for i, (a, b) in enumerate(both) if a != b), shorter)
-    chances, own = (np.exp(log_softmax(logits[index])) for logits in (p, q))
+    own, chances = (np.exp(log_softmax(logits[index])) for logits in (q, p))
     return Fork(
         index,
-        _choice(theirs, index, chances, ends),
         taken := _choice(ours, index, own, ends),
+        _choice(theirs, index, chances, ends),
         float(chances[list(ends) if taken.token_id is None else taken.token_id].sum()),
     )
 

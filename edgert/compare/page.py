@@ -8,7 +8,7 @@ from pathlib import Path
 
 import jinja2
 
-from edgert.compare.comparison import Answer, Comparison, Pair
+from edgert.compare.comparison import VERDICTS, Answer, Comparison, Pair
 from edgert.saving import save_text
 
 TEMPLATE = "page.html"
@@ -25,12 +25,20 @@ class Parts:
 
 @dataclass(frozen=True)
 class Bar:
-    """The KL at one token of the reference's answer; `height` in percent of the answer's largest."""
+    """The KL at one token of the reference's answer; `height` in percent of the scale's."""
 
     token: str
     kl: float
     height: float
     agrees: bool
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What all charts of a page share: the KL of a full height, in nats, and the bars of a full width."""
+
+    kl: float
+    bars: int
 
 
 def save(comparison: Comparison, path: Path) -> None:
@@ -45,7 +53,20 @@ def render(comparison: Comparison) -> str:
     )
     source = resources.files("edgert.compare").joinpath(TEMPLATE).read_text("utf-8")
     template = environment.from_string(source)
-    return template.render(comparison=comparison, summary=comparison.summary, parts=parts, bars=bars)
+    return template.render(
+        comparison=comparison,
+        summary=comparison.summary,
+        verdicts=VERDICTS,
+        scale=scale(comparison),
+        parts=parts,
+        bars=bars,
+    )
+
+
+def scale(comparison: Comparison) -> Scale:
+    """The largest KL and the longest answer of all, so that charts can be compared by eye."""
+    largest = max(max(pair.kl) for pair in comparison.pairs)
+    return Scale(largest or 1.0, max(len(pair.kl) for pair in comparison.pairs))
 
 
 def parts(answer: Answer, index: int | None) -> Parts:
@@ -60,11 +81,10 @@ def parts(answer: Answer, index: int | None) -> Parts:
     return Parts(before, mark, after)
 
 
-def bars(pair: Pair) -> list[Bar]:
-    """One a token of the reference's answer, and one for its end if it was not cut."""
-    largest = max(pair.kl) or 1.0
+def bars(pair: Pair, scale: Scale) -> list[Bar]:
+    """One per token of the reference's answer, and one for its end if it was not cut."""
     tokens = [*pair.reference.pieces, "the end"]
     return [
-        Bar(token, kl, 100 * kl / largest, agrees)
+        Bar(token, kl, 100 * kl / scale.kl, agrees)
         for token, kl, agrees in zip(tokens, pair.kl, pair.agrees, strict=False)
     ]

@@ -39,7 +39,7 @@ def read(path: Path) -> list[Question]:
 
 
 def parse(text: str, source: str) -> list[Question]:
-    """One prompt a line, or JSON lines if the first begins with '{'; blank lines are skipped.
+    """One prompt per line, or JSON lines if the first begins with '{'; blank lines are skipped.
 
     JSON lines hold a "prompt" or "messages"; further keys, and an assistant's answer at the end of the
     messages, as in training data, are left out. Raises UsageError naming `source` and the line.
@@ -47,7 +47,7 @@ def parse(text: str, source: str) -> list[Question]:
     # Not splitlines: it would also split at U+2028 and the like, which JSON strings may hold.
     lines = [(number, line.strip()) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
     if not lines:
-        raise UsageError(f"{source}: no prompts in it; write one a line")
+        raise UsageError(f"{source}: no prompts in it; write one per line")
     if not lines[0][1].startswith("{"):
         return [line for _, line in lines]
     return [_from_json(line, f"{source}, line {number}") for number, line in lines]
