@@ -4,8 +4,16 @@
 >>> print(model.generate("Why is the sky blue?", max_tokens=100).text)
 """
 
-from edgert.answer import Chunk, Reply, Timings
-from edgert.bundle import Bundle, open_bundle
+import os
+from importlib import import_module
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+if find_spec("edgert.devices") is None:
+    from edgert.installation import why_incomplete
+
+    raise ImportError(why_incomplete(), name="edgert", path=__file__)
+
 from edgert.errors import (
     BundleError,
     CheckpointError,
@@ -20,10 +28,30 @@ from edgert.errors import (
     PullError,
     UsageError,
 )
-from edgert.model import Model, load
-from edgert.text.sampler import SampledToken, Sampling
+
+if TYPE_CHECKING:
+    from edgert.answer import Chunk, Reply, Timings
+    from edgert.bundle import Bundle, open_bundle
+    from edgert.model import Model, load
+    from edgert.text.sampler import SampledToken, Sampling
 
 __version__ = "0.1.0"
+
+# onnxruntime's official wheels report telemetry unless this is set before their first import.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+
+# Where those names are that bring numpy or onnxruntime: at their first use, so that help screens are quick.
+_LATER = {
+    "Bundle": "edgert.bundle",
+    "Chunk": "edgert.answer",
+    "Model": "edgert.model",
+    "Reply": "edgert.answer",
+    "SampledToken": "edgert.text.sampler",
+    "Sampling": "edgert.text.sampler",
+    "Timings": "edgert.answer",
+    "load": "edgert.model",
+    "open_bundle": "edgert.bundle",
+}
 
 __all__ = [
     "Bundle",
@@ -48,3 +76,9 @@ __all__ = [
     "load",
     "open_bundle",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATER:
+        raise AttributeError(f"module 'edgert' has no attribute '{name}'")
+    return getattr(import_module(_LATER[name]), name)

@@ -15,6 +15,8 @@ EdgertError                 1   something a user can act on; the text says what,
 
 from __future__ import annotations
 
+from edgert.installation import how_to_add
+
 
 class EdgertWarning(UserWarning):
     """Something works, but not as well as it could; the text says what it costs and what helps."""
@@ -38,7 +40,7 @@ class MissingExtra(EdgertError, ImportError):
     exit_code = 3
 
     def __init__(self, purpose: str, extra: str) -> None:
-        super().__init__(f"{purpose} needs the [{extra}] extra: pip install 'edgert[{extra}]'")
+        super().__init__(f"{purpose} needs the [{extra}] extra: {how_to_add(extra)}")
 
 
 class BundleError(EdgertError):

@@ -27,6 +27,7 @@ from edgert.bundle import open_bundle
 from edgert.cli import main
 from edgert.engine import memory
 from edgert.export import ExportOptions, export
+from edgert.installation import how_to_add
 from edgert.text.tokenizer import open_tokenizer
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="starts a script by its first line")
@@ -463,7 +464,7 @@ def test_what_keeps_a_plot_from_being_saved_is_said_first(bundles, tmp_path, mon
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     result = run(bundles(), "--plot", tmp_path / "p.png")
     assert result.exit_code == 3
-    assert result.stderr == "edgert: a plot needs the [plot] extra: pip install 'edgert[plot]'\n"
+    assert result.stderr == f"edgert: a plot needs the [plot] extra: {how_to_add('plot')}\n"
 
 
 def test_matplotlib_is_not_imported_without_a_plot(bundles, quick, monkeypatch):

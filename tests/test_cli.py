@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import shlex
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import tiny
 from click.testing import CliRunner
 
 import edgert
-from edgert import cli, home, open_bundle
+from edgert import cli, errors, home, open_bundle
 from edgert.cli import console, main, opening
 
 
@@ -32,6 +33,30 @@ def test_every_command_is_a_module_of_its_name():
         assert main.get_command(None, name).name == name
     assert main.get_command(None, "console") is None
     assert run("consol").exit_code == 2
+
+
+def test_help_screens_need_nothing_heavy():
+    code = """
+import sys
+from edgert.cli import COMMANDS, main
+for name in ("", *COMMANDS):
+    try:
+        main([*filter(None, [name]), "--help"])
+    except SystemExit as done:
+        assert done.code == 0
+heavy = {"numpy", "onnxruntime", "tokenizers", "jinja2", "importlib.metadata", "urllib.request"}
+assert not heavy & set(sys.modules), heavy & set(sys.modules)
+"""
+    subprocess.run([sys.executable, "-I", "-c", code], check=True, stdout=subprocess.DEVNULL)
+
+
+def test_the_tree_of_errors_names_them_all():
+    """With their exit codes, as errors.py shows it, and no two alike."""
+    tree = dict(re.findall(r"(\w+) +(\d+)   ", errors.__doc__))
+    kinds = [kind for kind in vars(errors).values() if isinstance(kind, type)]
+    codes = {kind.__name__: kind.exit_code for kind in kinds if issubclass(kind, edgert.EdgertError)}
+    assert {name: int(code) for name, code in tree.items()} == codes
+    assert len(set(codes.values())) == len(codes)
 
 
 @pytest.fixture

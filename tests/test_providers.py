@@ -8,6 +8,7 @@ import edgert
 from edgert import DeviceError, devices
 from edgert.engine import providers
 from edgert.engine.providers import PLUGINS, Plugin, why_not
+from edgert.installation import how_to_add
 
 FAKE = Plugin("FakeExecutionProvider", "fake", "cpu", ("fp32",))
 
@@ -30,7 +31,8 @@ def test_one_that_nobody_has():
 
 
 def test_a_package_that_is_not_installed(fake):
-    assert why_not(FAKE.name) == "the package onnxruntime-ep-fake isn't installed: pip install 'edgert[fake]'"
+    command = how_to_add("fake")
+    assert why_not(FAKE.name) == f"the package onnxruntime-ep-fake isn't installed: {command}"
 
 
 def test_a_package_that_does_not_exist_here(fake, monkeypatch):

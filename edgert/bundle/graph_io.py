@@ -6,8 +6,10 @@ The exporter builds graphs by them, the runtime and onnxruntime-genai feed them.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import numpy as np
+if TYPE_CHECKING:
+    import numpy as np
 
 INPUT_IDS = "input_ids"  # int64 (batch, sequence)
 LOGITS = "logits"  # float32 (batch, wanted, vocab)
@@ -37,21 +39,29 @@ def present(layer: int | str, part: str) -> str:
 class KVKind:
     """One way to cache keys and values.
 
-    `name` in manifests, profiles and options; `dtype` of the graph's inputs and outputs; `suffix` of the
-    graph's file name; `scaled`: the graph has a scale per channel, found by calibration.
+    `name` in manifests, profiles and options; `stored_as`: NumPy's name for the type of the graph's inputs
+    and outputs; `suffix` of the graph's file name; `scaled`: the graph has a scale per channel, found by
+    calibration.
     """
 
     name: str
-    dtype: type[np.generic]
+    stored_as: str
     suffix: str = ""
     scaled: bool = False
 
     @property
+    def dtype(self) -> np.dtype[np.generic]:
+        """The type as NumPy's own, which help screens have no time to load."""
+        import numpy as np
+
+        return np.dtype(self.stored_as)
+
+    @property
     def bytes(self) -> int:
         """Of one number."""
-        return np.dtype(self.dtype).itemsize
+        return self.dtype.itemsize
 
 
-FP32 = KVKind("fp32", np.float32)
-INT8 = KVKind("int8", np.int8, "-kv8", scaled=True)
+FP32 = KVKind("fp32", "float32")
+INT8 = KVKind("int8", "int8", "-kv8", scaled=True)
 KV_KINDS = {kind.name: kind for kind in (FP32, INT8)}  # the most exact first

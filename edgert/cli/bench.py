@@ -86,7 +86,7 @@ def bench(
     the processor's caches hold part of the weights.
 
     llama-bench is found on the PATH or by LLAMA_BENCH; it gets the same threads, prompt and depths, and runs
-    with flash attention and without: the quicker counts. A plot needs the extra edgert[plot].
+    with flash attention and without: the quicker counts. A plot needs the [plot] extra.
     """
     from edgert.bench import peers
     from edgert.bench import plot as bench_plot

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import importlib
 import importlib.util
-import os
 import platform
 import re
 import sys
@@ -13,14 +12,13 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
 
-# The official wheels report telemetry unless this is set before their first import.
-os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 import onnxruntime as ort
 from onnxruntime.capi.onnxruntime_pybind11_state import Fail
 
 from edgert.bundle.graph_io import KV_KINDS
 from edgert.devices import Provider
 from edgert.errors import DeviceError
+from edgert.installation import how_to_add
 
 ort.disable_telemetry_events()  # somebody may have imported onnxruntime before us
 
@@ -158,7 +156,7 @@ def _not_installed(plugin: Plugin) -> str:
     if plugin.systems and here not in plugin.systems:
         known = ", ".join(f"{system} on {machine}" for system, machine in plugin.systems)
         return f"the package {plugin.package} exists for {known} only, this is {here[0]} on {here[1]}"
-    return f"the package {plugin.package} isn't installed: pip install 'edgert[{plugin.extra}]'"
+    return f"the package {plugin.package} isn't installed: {how_to_add(plugin.extra)}"
 
 
 def _without_device(plugin: Plugin, reason: str) -> str:
