@@ -14,7 +14,7 @@ import numpy as np
 import onnx_ir as ir
 
 from edgert.bundle import graph_io
-from edgert.bundle.graph_io import FP32, INT8
+from edgert.bundle.graph_io import FP32, KVKind
 
 from .checkpoint import FloatArray
 from .checkpoint.spec import ModelSpec
@@ -44,15 +44,17 @@ def build(
     vector: Vectors,
     max_context: int,
     feeds: Feeds = "edgert",
-    kv: Sequence[KVScales] | None = None,
+    *,
+    kv: KVKind = FP32,
+    scales: Sequence[KVScales] | None = None,
 ) -> ir.Model:
-    """The graph of a model; `vector` reads its norms and biases by name. `kv`: the scales of each layer's
-    keys and values, if they are cached in 8 bits.
+    """The graph of a model; `vector` reads its norms and biases by name. `kv`: how keys and values
+    are cached, with the `scales` of each layer if it is a kind that has some.
     """
     b = Builder(spec, vector)
     inputs = _inputs(feeds)
     positions = _positions(b, inputs, max_context, feeds)
-    caches = [_cache(spec, layer, kv[layer] if kv else None) for layer in range(spec.num_layers)]
+    caches = [_cache(spec, layer, kv, scales[layer] if scales else None) for layer in range(spec.num_layers)]
 
     hidden = b.tape.op("Embedding", [inputs[graph_io.INPUT_IDS]], {"matrix": "embedding"}, domain=ABSTRACT)
     residual: ir.Value | None = None
@@ -143,15 +145,15 @@ def _lengths() -> tuple[ir.Value, ir.Value]:
     return last, typed(graph_io.TOTAL_SEQUENCE_LENGTH, ir.DataType.INT32)
 
 
-def _cache(spec: ModelSpec, layer: int, scales: KVScales | None = None) -> LayerCache:
+def _cache(spec: ModelSpec, layer: int, kv: KVKind = FP32, scales: KVScales | None = None) -> LayerCache:
     shape = ("batch", spec.num_kv_heads, "context", spec.head_dim)
-    dtype = ir.DataType.from_numpy(np.dtype((INT8 if scales else FP32).dtype))
+    dtype = ir.DataType.from_numpy(np.dtype(kv.dtype))
 
     def pair(name: Callable[[int, str], str]) -> tuple[ir.Value, ir.Value]:
         key, value = (typed(name(layer, part), dtype, *shape) for part in graph_io.PARTS)
         return key, value
 
-    return LayerCache(pair(graph_io.past), pair(graph_io.present), scales)
+    return LayerCache(pair(graph_io.past), pair(graph_io.present), kv, scales)
 
 
 def _positions(b: Builder, inputs: Mapping[str, ir.Value], max_context: int, feeds: Feeds) -> Positions:

@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from edgert.bundle.graph_io import FP32, KVKind
+
 from .checkpoint import FloatArray
 from .checkpoint.spec import ModelSpec
 from .rotation import hadamard
@@ -87,12 +89,13 @@ class KVScales:
 
 @dataclass(frozen=True)
 class LayerCache:
-    """One layer's key and value before and after this run, (batch, KV heads, context, head_dim) each, and the
-    scales of their channels if they are cached in 8 bits.
+    """One layer's key and value before and after this run, (batch, KV heads, context, head_dim) each; their
+    kind, and the scales of their channels if it is a kind that has some.
     """
 
     past: tuple[ir.Value, ir.Value]
     present: tuple[ir.Value, ir.Value]
+    kind: KVKind = FP32
     scales: KVScales | None = None
 
 
@@ -151,7 +154,11 @@ def _attention(b: Builder, x: ir.Value, at: Place) -> ir.Value:
     inputs = [*heads, *cache.past, positions.seqlens_k, positions.total]
     inputs += [positions.cos, positions.sin] if rotates else []
     if cache.scales:
-        attributes |= {"kv_cache_bit_width": 8, "k_quant_type": "PER_CHANNEL", "v_quant_type": "PER_CHANNEL"}
+        attributes |= {
+            "kv_cache_bit_width": 8 * cache.kind.bytes,
+            "k_quant_type": "PER_CHANNEL",
+            "v_quant_type": "PER_CHANNEL",
+        }
         inputs += [None] * (SCALE_INPUT - len(inputs))
         inputs.append(b.constant(f"{prefix}.k_scale", cache.scales.keys))
         inputs.append(b.constant(f"{prefix}.v_scale", cache.scales.values))

@@ -93,8 +93,9 @@ def write_bundle(checkpoint: Checkpoint, aside: Path, plan: Plan, progress: Prog
         extents = _write_weights(data, named, plan.recipe, calibration, progress)
         stored = _Stored(data, named, extents, {})
         for filename, (reader, kv) in plan.graphs().items():
-            scales = _kv_scales(calibration) if KV_KINDS[kv].scaled else None
-            model = build(checkpoint.spec, checkpoint.vector, plan.context, kv=scales)
+            kind = KV_KINDS[kv]
+            scales = _kv_scales(calibration) if kind.scaled else None
+            model = build(checkpoint.spec, checkpoint.vector, plan.context, kv=kind, scales=scales)
             _save(model, aside / filename, stored, reader.recipe)
         model = build(checkpoint.spec, checkpoint.vector, plan.context, "genai")
         _save(model, aside / GENAI_GRAPH, stored, plan.readers[0].recipe)
