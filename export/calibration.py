@@ -1,6 +1,6 @@
 """Calibration: what each matrix multiplies on a text, and how far keys and values reach.
 
-Layers are run in fp32, one at a time and in order, as the writer asks for their matrices.
+Layers are run in fp32, one at a time.
 """
 
 from __future__ import annotations
@@ -10,52 +10,66 @@ import numpy as np
 from .checkpoint import Checkpoint, FloatArray, Tokens
 from .layer import KVScales
 from .layerwise import Layerwise
+from .matrix import MatrixName, head_name
 from .rounding import inverse_factor
 
 TIED_DAMPING = 0.1  # a tied table is also looked up as it is: its rows must stay near their own values
 
 
 class Calibration:
-    """Runs a text through a checkpoint; matrices of at most `columns` columns can ask for factors."""
+    """Runs a text through a checkpoint; matrices of at most `columns` columns get factors.
+
+    A run holds the hidden states behind the layers it has come to. Layers are quickest asked for in order: an
+    earlier one starts the run again.
+    """
 
     def __init__(self, checkpoint: Checkpoint, tokens: Tokens, columns: int) -> None:
-        self.layers = Layerwise(checkpoint, tokens.shape[1])
-        self.kv: list[KVScales] = []
-        self._columns = columns
-        self._hidden = self.layers.embed(tokens)
-        self._hessians: dict[str, FloatArray] = {}
+        self._layers = Layerwise(checkpoint, tokens.shape[1])
+        self._spec = checkpoint.spec
+        self._tokens, self._columns = tokens, columns
+        self._start()
+
+    def compute_factor(self, name: MatrixName) -> FloatArray | None:
+        """How errors of a matrix spread, for rounding.gptq, by a run up to its layer.
+
+        None for matrices that are too wide, and for a table that is only looked up.
+        """
+        if name.layer is not None:
+            self._run(name.layer + 1)
+            return self._layer_factor("gate" if name.kind == "up" else name.kind)  # both read the same
+        if name != head_name(self._spec) or self._spec.hidden_size > self._columns:
+            return None
+        self._run(self._spec.num_layers)
+        return self._head_factor()
+
+    def compute_kv_scales(self) -> list[KVScales]:
+        """Those of each layer, by a run to the end."""
+        self._run(self._spec.num_layers)
+        return self._kv
+
+    def _start(self) -> None:
+        self._kv: list[KVScales] = []
+        self._hidden = self._layers.embed(self._tokens)
+        self._hessians: dict[str, FloatArray] = {}  # of the latest layer, until factors are made of them
         self._factors: dict[str, FloatArray] = {}
 
-    def factor(self, matrix: str) -> FloatArray | None:
-        """How errors of `layers.3.qkv` or of the head spread, for rounding.gptq; None if nothing is known.
-
-        Layers come in order, the tables last.
-        """
-        spec = self.layers.checkpoint.spec
-        head = "embedding" if spec.tied_embeddings else "head"
-        if matrix == head:
-            self.finish()
-            return self._head_factor() if spec.hidden_size <= self._columns else None
-        if not matrix.startswith("layers."):
-            return None
-        _, layer, kind = matrix.split(".")
-        while len(self.kv) <= int(layer):
+    def _run(self, layers: int) -> None:
+        """Until so many layers are behind."""
+        if len(self._kv) > layers:
+            self._start()
+        while len(self._kv) < layers:
             self._advance()
-        kind = "gate" if kind == "up" else kind  # both read the same
+
+    def _layer_factor(self, kind: str) -> FloatArray | None:
         if kind in self._hessians:
             self._factors[kind] = inverse_factor(self._hessians.pop(kind))
         return self._factors.get(kind)
 
-    def finish(self) -> None:
-        """Run the layers that are left."""
-        while len(self.kv) < self.layers.checkpoint.spec.num_layers:
-            self._advance()
-
     def _advance(self) -> None:
-        spec = self.layers.checkpoint.spec
-        layer, hidden, reaches = len(self.kv), [], []
+        spec, layer = self._spec, len(self._kv)
+        hidden, reaches = [], []
         self._hessians, self._factors = {}, {}
-        for output in self.layers.run(layer, self.layers.weights(layer), self._hidden):
+        for output in self._layers.run(layer, self._layers.weights(layer), self._hidden):
             hidden.append(output.hidden)
             keys = _radii(output.keys, spec.rope.dim) if spec.rope_layers[layer] else output.keys
             reaches.append([np.abs(part).max(axis=(0, 2)) for part in (keys, output.values)])
@@ -64,11 +78,11 @@ class Calibration:
                     self._hessians[kind] = self._hessians.get(kind, np.float32(0)) + x.T @ x
         keys, values = (np.max([pair[i] for pair in reaches], axis=0)[:, None] for i in (0, 1))
         self._hidden = np.concatenate(hidden)
-        self.kv.append(KVScales(_steps(keys), _steps(values)))
+        self._kv.append(KVScales(_steps(keys), _steps(values)))
 
     def _head_factor(self) -> FloatArray:
-        final = self.layers.final(self._hidden)
-        if self.layers.checkpoint.spec.tied_embeddings:
+        final = self._layers.final(self._hidden)
+        if self._spec.tied_embeddings:
             return inverse_factor(final.T @ final, TIED_DAMPING)
         return inverse_factor(final.T @ final)
 

@@ -31,6 +31,7 @@ from .layer import (
     norm,
     typed,
 )
+from .matrix import EMBEDDING, MatrixName, head_name
 
 OPSETS = {"": 21, MICROSOFT: 1}
 
@@ -56,7 +57,7 @@ def build(
     positions = _positions(b, inputs, max_context, feeds)
     caches = [_cache(spec, layer, kv, scales[layer] if scales else None) for layer in range(spec.num_layers)]
 
-    hidden = b.tape.op("Embedding", [inputs[graph_io.INPUT_IDS]], {"matrix": "embedding"}, domain=ABSTRACT)
+    hidden = b.tape.op("Embedding", [inputs[graph_io.INPUT_IDS]], {"matrix": str(EMBEDDING)}, domain=ABSTRACT)
     residual: ir.Value | None = None
     for layer, cache in enumerate(caches):
         hidden, residual = layer_nodes(b, hidden, residual, Place(layer, positions, cache))
@@ -83,7 +84,7 @@ class Open(Builder):
     def weight(self, name: str) -> ir.Value:
         return self._input(name, [name])
 
-    def bias(self, matrix: str, names: list[str]) -> ir.Value:
+    def bias(self, matrix: MatrixName, names: list[str]) -> ir.Value:
         return self._input(f"{matrix}.bias", names)
 
     def _input(self, name: str, stacked: list[str]) -> ir.Value:
@@ -178,7 +179,7 @@ def _head(b: Builder, x: ir.Value, inputs: Mapping[str, ir.Value]) -> ir.Value:
     picked = b.op("Gather", [x, wanted], "wanted", axis=1)
     if b.spec.head_mix:
         picked = b.op("MatMul", [picked, b.weight("head_mix.weight")], "head_mix")
-    matrix = "embedding" if b.spec.tied_embeddings else "head"
+    matrix = str(head_name(b.spec))
     logits = typed(graph_io.LOGITS, ir.DataType.FLOAT, "batch", "wanted", b.spec.vocab_size)
     b.tape.op("Linear", [picked], {"matrix": matrix}, domain=ABSTRACT, name="head", output=logits)
     return logits

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,12 +17,12 @@ from . import DEFAULT_MAX_CONTEXT, ExportOptions, Progress
 from .checkpoint import Checkpoint
 from .checkpoint.basis import rotated
 from .checkpoint.spec import ModelSpec
-from .matrix import matrices
+from .matrix import MatrixName, matrices
 from .mixed import Choices
 from .passport import measure
 from .recipe import Recipe, fp32, int4, int8, shared, with_fine_head
 from .sample import Sample, read_sample
-from .sensitivity import Groups, by_layer, by_matrix, costs
+from .sensitivity import Group, by_layer, by_matrix, costs
 from .writer import Plan, Reader, preview, write_bundle, write_manifest, write_text
 
 FEW = 8  # windows that calibrate 8-bit weights as well as four times as many
@@ -189,7 +190,13 @@ class Job:
             f"the costliest are: {named}. More bits, a smaller --block-size or --kv fp32 lose less"
         )
 
-    def _costs(self, stored: Checkpoint, recipe: Recipe, groups: Groups, sample: Sample) -> dict[str, float]:
+    def _costs(
+        self,
+        stored: Checkpoint,
+        recipe: Recipe,
+        groups: Mapping[Group, Iterable[MatrixName]],
+        sample: Sample,
+    ) -> dict[Group, float]:
         tokens = sample.calibrating[:TRIED]
         return costs(stored, recipe, groups, tokens, lambda *done: self.progress("Trying", *done))
 

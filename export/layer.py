@@ -20,6 +20,7 @@ from edgert.bundle.graph_io import FP32, KVKind
 
 from .checkpoint import FloatArray
 from .checkpoint.spec import ModelSpec
+from .matrix import MatrixName
 from .rotation import hadamard
 
 ABSTRACT = "edgert"
@@ -57,16 +58,16 @@ class Builder:
         """A norm's weight or a bias as an initializer."""
         return self.constant(name, self.vector(name))
 
-    def bias(self, matrix: str, names: list[str]) -> ir.Value:
+    def bias(self, matrix: MatrixName, names: list[str]) -> ir.Value:
         """The biases of a matrix's parts, stacked."""
         return self.constant(f"{matrix}.bias", np.concatenate([self.vector(name) for name in names]))
 
-    def linear(self, x: ir.Value, matrix: str, bias: list[str]) -> ir.Value:
+    def linear(self, x: ir.Value, matrix: MatrixName, bias: list[str]) -> ir.Value:
         """x (..., columns) times a matrix, transposed, plus the biases of its parts stacked."""
         inputs: list[ir.Value | None] = [x]
         if bias:
             inputs.append(self.bias(matrix, bias))
-        return self.tape.op("Linear", inputs, {"matrix": matrix}, domain=ABSTRACT, name=matrix)
+        return self.tape.op("Linear", inputs, {"matrix": str(matrix)}, domain=ABSTRACT, name=str(matrix))
 
 
 @dataclass(frozen=True)
@@ -142,7 +143,7 @@ def _attention(b: Builder, x: ir.Value, at: Place) -> ir.Value:
     spec, layer, positions, cache = b.spec, at.layer, at.positions, at.cache
     prefix = f"layers.{layer}"
     biases = [f"{prefix}.{part}.bias" for part in "qkv"] if spec.qkv_bias else []
-    qkv = b.linear(x, f"{prefix}.qkv", biases)
+    qkv = b.linear(x, MatrixName(layer, "qkv"), biases)
     heads = _normed_heads(b, qkv, prefix) if spec.qk_norm else (qkv, None, None)
     rotates = spec.rope_layers[layer]
     attributes: dict[str, Any] = {
@@ -171,7 +172,7 @@ def _attention(b: Builder, x: ir.Value, at: Place) -> ir.Value:
         domain=MICROSOFT,
         name=f"{prefix}.attention",
     )
-    return b.linear(attended, f"{prefix}.o", [f"{prefix}.o.bias"] if spec.o_bias else [])
+    return b.linear(attended, MatrixName(layer, "o"), [f"{prefix}.o.bias"] if spec.o_bias else [])
 
 
 def _normed_heads(b: Builder, qkv: ir.Value, prefix: str) -> tuple[ir.Value, ir.Value, ir.Value]:
@@ -202,13 +203,13 @@ def _mlp(b: Builder, x: ir.Value, layer: int) -> ir.Value:
     """down(SiLU(gate) · up); QuickGelu with alpha 1 is SiLU in one node."""
     prefix = f"layers.{layer}"
     biases = [f"{prefix}.gate.bias", f"{prefix}.up.bias"] if b.spec.mlp_bias else []
-    gate = b.linear(x, f"{prefix}.gate", biases[:1])
-    up = b.linear(x, f"{prefix}.up", biases[1:])
+    gate = b.linear(x, MatrixName(layer, "gate"), biases[:1])
+    up = b.linear(x, MatrixName(layer, "up"), biases[1:])
     active = b.op("QuickGelu", [gate], f"{prefix}.silu", alpha=1.0)
     product = b.op("Mul", [active, up], f"{prefix}.mlp")
     if b.spec.down_block:
         product = _in_blocks(b, product, f"{prefix}.hadamard")
-    return b.linear(product, f"{prefix}.down", [f"{prefix}.down.bias"] if b.spec.mlp_bias else [])
+    return b.linear(product, MatrixName(layer, "down"), [f"{prefix}.down.bias"] if b.spec.mlp_bias else [])
 
 
 def _in_blocks(b: Builder, x: ir.Value, name: str) -> ir.Value:

@@ -19,7 +19,7 @@ from .checkpoint import Checkpoint, FloatArray, Tokens
 from .forms import Form
 from .graph import build_layer
 from .lower import lower
-from .matrix import Matrix, matrices
+from .matrix import Matrix, MatrixName, head_name, matrices
 from .recipe import fp32
 
 BATCH = 2048  # tokens at a time
@@ -62,11 +62,7 @@ class Layerwise:
     def weights(self, layer: int) -> dict[str, FloatArray]:
         """Everything one layer multiplies by or adds, float32."""
         prefix = f"layers.{layer}."
-        found = {
-            name.removeprefix(prefix): matrix.read()
-            for name, matrix in self.matrices.items()
-            if name.startswith(prefix)
-        }
+        found = {name.kind: matrix.read() for name, matrix in self.matrices.items() if name.layer == layer}
         vectors = {name: t for name, t in self.checkpoint.tensors.items() if name.startswith(prefix)}
         for name, tensor in vectors.items():
             if len(tensor.shape) == 1:
@@ -86,13 +82,13 @@ class Layerwise:
         self, layer: int, weights: Weights, hidden: FloatArray, forms: Mapping[str, Form]
     ) -> FloatArray:
         """Hidden states after a layer, some of its kinds of matrices in forms, by the forms' own kernels."""
-        names = {f"layers.{layer}.{kind}": form for kind, form in forms.items()}
+        names = {MatrixName(layer, kind): form for kind, form in forms.items()}
         model = build_layer(self.checkpoint.spec, layer, self.window)
-        pieces: dict[tuple[str, str], npt.NDArray[np.generic]] = {}
-        for kind, form in forms.items():
-            name, fitted = f"layers.{layer}.{kind}", form.fitted(weights[kind].shape[1])
-            found = fitted.encode(weights[kind], None)
-            kinds = fitted.pieces(weights[kind].shape, "matrix")
+        pieces: dict[tuple[MatrixName, str], npt.NDArray[np.generic]] = {}
+        for name, form in names.items():
+            rows = weights[name.kind]
+            fitted = form.fitted(rows.shape[1])
+            found, kinds = fitted.encode(rows, None), fitted.pieces(rows.shape, "matrix")
             pieces |= {(name, piece.name): array for piece, array in zip(kinds, found, strict=True)}
         for slot in lower(model, self.matrices, replace(fp32(), exceptions=names)):
             if slot.matrix not in names:
@@ -114,7 +110,7 @@ class Layerwise:
 
     @property
     def head(self) -> Matrix:
-        return self.matrices["embedding" if self.checkpoint.spec.tied_embeddings else "head"]
+        return self.matrices[head_name(self.checkpoint.spec)]
 
     def logits(self, final: FloatArray, form: Form | None = None) -> FloatArray:
         """(tokens, vocab) of what `final` returned; the head is read in chunks, in a form if given."""
@@ -146,7 +142,7 @@ class Layerwise:
         names = [value.name for value in session.get_outputs()]
         found = dict(zip(names, session.run(names, feeds), strict=True))
         inputs = {
-            name.removeprefix(prefix).removesuffix(".input"): array.reshape(windows * length, -1)
+            MatrixName.parse(name.removesuffix(".input")).kind: array.reshape(windows * length, -1)
             for name, array in found.items()
             if name.endswith(".input")
         }

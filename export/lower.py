@@ -14,7 +14,7 @@ import onnx_ir as ir
 
 from .forms import Form, Piece, Use, Weights
 from .layer import ABSTRACT
-from .matrix import Matrix
+from .matrix import Matrix, MatrixName
 from .recipe import Recipe
 
 
@@ -23,26 +23,28 @@ class Slot:
     """An initializer waiting for its bytes: piece `piece` of matrix `matrix`."""
 
     value: ir.Value
-    matrix: str
+    matrix: MatrixName
     piece: str
     shape: tuple[int, ...]
 
 
-def lower(model: ir.Model, matrices: Mapping[str, Matrix], recipe: Recipe) -> list[Slot]:
+def lower(model: ir.Model, matrices: Mapping[MatrixName, Matrix], recipe: Recipe) -> list[Slot]:
     """Replace the abstract nodes in place and return the slots, in graph order. Raises ValueError."""
     slots: list[Slot] = []
     for node in list(model.graph):
         if node.domain == ABSTRACT:
-            name = node.attributes.get_string("matrix")
+            name = MatrixName.parse(node.attributes.get_string("matrix"))
             form = recipe.fitted(name, matrices[name])
             slots += _replace(model.graph, node, name, matrices[name].shape, form)
     return slots
 
 
-def _replace(graph: ir.Graph, node: ir.Node, matrix: str, shape: tuple[int, int], form: Form) -> list[Slot]:
+def _replace(
+    graph: ir.Graph, node: ir.Node, matrix: MatrixName, shape: tuple[int, int], form: Form
+) -> list[Slot]:
     use: Use = "table" if node.op_type == "Embedding" else "matrix"
     slots = [_slot(f"{matrix}.{use}", matrix, piece) for piece in form.pieces(shape, use)]
-    weights = Weights(node.name or matrix, shape, tuple(slot.value for slot in slots))
+    weights = Weights(node.name or str(matrix), shape, tuple(slot.value for slot in slots))
     tape, x = ir.tape.Tape(), node.inputs[0]
     if x is None:
         raise ValueError(f"matrix '{matrix}' has nothing to multiply")
@@ -56,7 +58,7 @@ def _replace(graph: ir.Graph, node: ir.Node, matrix: str, shape: tuple[int, int]
     return slots
 
 
-def _slot(label: str, matrix: str, piece: Piece) -> Slot:
+def _slot(label: str, matrix: MatrixName, piece: Piece) -> Slot:
     value = ir.Value(
         name=f"{label}.{piece.name}", type=ir.TensorType(piece.dtype), shape=ir.Shape(piece.shape)
     )

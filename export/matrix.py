@@ -1,15 +1,48 @@
-"""Matrices as the graph multiplies by them: stored tensors stacked along their rows, read in chunks."""
+"""Matrices as the graph multiplies by them: names, stored tensors stacked along rows, read in chunks."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from .checkpoint import Checkpoint, FloatArray, StoredTensor, row_ranges
+from .checkpoint.spec import ModelSpec
 
 CHUNK_WEIGHTS = 1 << 20  # 4 MB of float32 at a time: stays in cache while it is quantized
+
+
+@dataclass(frozen=True)
+class MatrixName:
+    """Which matrix of the graph: its layer, None for the tables, and its kind.
+
+    Kinds are `qkv`, `o`, `gate`, `up`, `down`, `embedding` and `head`. Manifests, graphs and messages have it
+    as text: `layers.3.qkv`, `head`.
+    """
+
+    layer: int | None
+    kind: str
+
+    @classmethod
+    def parse(cls, text: str) -> MatrixName:
+        """Raises ValueError for what names no matrix."""
+        match = re.fullmatch(r"(?:layers\.(\d+)\.)?(\w+)", text)
+        if match is None:
+            raise ValueError(f"'{text}' is not the name of a matrix")
+        return cls(None if match[1] is None else int(match[1]), match[2])
+
+    def __str__(self) -> str:
+        return self.kind if self.layer is None else f"layers.{self.layer}.{self.kind}"
+
+
+EMBEDDING = MatrixName(None, "embedding")
+
+
+def head_name(spec: ModelSpec) -> MatrixName:
+    """The matrix that makes logits: a tied head is the embedding itself."""
+    return EMBEDDING if spec.tied_embeddings else MatrixName(None, "head")
 
 
 @dataclass(frozen=True)
@@ -38,14 +71,14 @@ class Matrix:
         return np.concatenate([part.rows(0, part.shape[0]) for part in self.parts])
 
 
-def matrices(checkpoint: Checkpoint) -> dict[str, Matrix]:
+def matrices(checkpoint: Checkpoint) -> dict[MatrixName, Matrix]:
     """Every matrix of the graph, in the order the graph meets them. A tied head is the embedding itself."""
-    tensors = checkpoint.tensors
-    named = {"embedding": Matrix((tensors["embedding.weight"],))}
+    tensors, head = checkpoint.tensors, head_name(checkpoint.spec)
+    named = {EMBEDDING: Matrix((tensors["embedding.weight"],))}
     for layer in range(checkpoint.spec.num_layers):
-        for name, parts in (("qkv", "q k v"), ("o", "o"), ("gate", "gate"), ("up", "up"), ("down", "down")):
+        for kind, parts in (("qkv", "q k v"), ("o", "o"), ("gate", "gate"), ("up", "up"), ("down", "down")):
             stack = tuple(tensors[f"layers.{layer}.{part}.weight"] for part in parts.split())
-            named[f"layers.{layer}.{name}"] = Matrix(stack)
-    if not checkpoint.spec.tied_embeddings:
-        named["head"] = Matrix((tensors["head.weight"],))
+            named[MatrixName(layer, kind)] = Matrix(stack)
+    if head != EMBEDDING:
+        named[head] = Matrix((tensors["head.weight"],))
     return named

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from edgert.errors import UsageError
 
-from .matrix import Matrix
+from .matrix import Matrix, MatrixName
 from .recipe import Recipe
 
 WORTHLESS = 1e-7  # nats: below it a cost is noise
@@ -21,11 +21,11 @@ class Choices:
     """A 4-bit recipe, and its matrices in the order in which 8 bits serve them best."""
 
     recipe: Recipe
-    matrices: Mapping[str, Matrix]
-    costs: Mapping[str, float]
+    matrices: Mapping[MatrixName, Matrix]
+    costs: Mapping[MatrixName, float]
 
     @property
-    def order(self) -> list[str]:
+    def order(self) -> list[MatrixName]:
         """Most nats saved a byte first."""
         return sorted(self.costs, key=lambda name: -max(self.costs[name], WORTHLESS) / self._more(name))
 
@@ -60,7 +60,7 @@ class Choices:
         factor = measured / max(guessed, WORTHLESS)
         return replace(self, costs={name: cost * factor for name, cost in self.costs.items()})
 
-    def _more(self, name: str) -> int:
+    def _more(self, name: MatrixName) -> int:
         """Bytes that 8 bits take more than 4."""
         matrix = self.matrices[name]
         wider = self.recipe.at_8_bits([name])

@@ -11,7 +11,7 @@ from edgert.errors import UsageError
 
 from .checkpoint import Checkpoint
 from .forms import Blocks, Float32, Form
-from .matrix import Matrix
+from .matrix import EMBEDDING, Matrix, MatrixName, head_name
 from .rows import Rows, joined
 
 
@@ -27,7 +27,7 @@ class Recipe:
     scheme: str
     forms: Mapping[str, Form]
     wide: Mapping[str, Form] = field(default_factory=dict)
-    exceptions: Mapping[str, Form] = field(default_factory=dict)
+    exceptions: Mapping[MatrixName, Form] = field(default_factory=dict)
     calibrated: bool = False
     rotated: bool = False
     hadamard: int = 0
@@ -37,22 +37,22 @@ class Recipe:
         """The form of most matrices, as device profiles call it."""
         return self.forms["down"].label
 
-    def form(self, matrix: str) -> Form:
-        """The form of `layers.3.qkv`, `embedding` or `head`."""
+    def form(self, matrix: MatrixName) -> Form:
+        """Before it is fitted to a number of columns."""
         return self.exceptions.get(matrix) or self.forms[_kind(matrix)]
 
-    def fitted(self, name: str, matrix: Matrix) -> Form:
+    def fitted(self, name: MatrixName, matrix: Matrix) -> Form:
         """The form a matrix takes. Raises ValueError naming the matrix."""
         try:
             return self.form(name).fitted(matrix.shape[1])
         except ValueError as error:
             raise ValueError(f"matrix '{name}': {error}") from error
 
-    def bytes(self, matrices: Mapping[str, Matrix]) -> int:
+    def bytes(self, matrices: Mapping[MatrixName, Matrix]) -> int:
         """What the matrices take on disk."""
         return sum(self.fitted(name, matrix).bytes(matrix.shape) for name, matrix in matrices.items())
 
-    def quantization(self, matrices: Mapping[str, Matrix]) -> Quantization:
+    def quantization(self, matrices: Mapping[MatrixName, Matrix]) -> Quantization:
         """The recipe as a bundle's manifest tells it."""
         weights = sum(matrix.size for matrix in matrices.values())
         fitted = {_kind(name): self.fitted(name, matrix) for name, matrix in matrices.items()}
@@ -66,7 +66,7 @@ class Recipe:
             bits=some.bits,
             block_size=sizes,
             accuracy_level=max(levels, default=0),
-            exceptions={name: form.bits for name, form in self.exceptions.items()},
+            exceptions={str(name): form.bits for name, form in self.exceptions.items()},
             bits_per_weight=round(self.bytes(matrices) * 8 / weights, 3),
             rounding="gptq" if self.calibrated else "nearest",
             rotated=self.rotated,
@@ -85,16 +85,15 @@ class Recipe:
             hadamard=other.hadamard,
         ).at_8_bits(other.exceptions)
 
-    def at_8_bits(self, names: Iterable[str]) -> Recipe:
+    def at_8_bits(self, names: Iterable[MatrixName]) -> Recipe:
         """The same with some matrices in 8 bits."""
         wider = {name: self.wide[_kind(name)] for name in names}
         return replace(self, exceptions={**self.exceptions, **wider})
 
 
-def _kind(matrix: str) -> str:
-    """`qkv` of `layers.3.qkv`; the embedding takes the head's form."""
-    kind = matrix.rpartition(".")[2]
-    return "head" if kind == "embedding" else kind
+def _kind(matrix: MatrixName) -> str:
+    """Its kind as device profiles have it: the embedding takes the head's form."""
+    return "head" if matrix == EMBEDDING else matrix.kind
 
 
 def shared(recipes: Sequence[Recipe]) -> Recipe:
@@ -154,11 +153,10 @@ def _forms(bits: int, profile: DeviceProfile, block_size: int | None) -> dict[st
     return dict.fromkeys(MATRICES, Rows())
 
 
-def with_fine_head(recipe: Recipe, checkpoint: Checkpoint, matrices: Mapping[str, Matrix]) -> Recipe:
+def with_fine_head(recipe: Recipe, checkpoint: Checkpoint, matrices: Mapping[MatrixName, Matrix]) -> Recipe:
     """8 bits for the head, which decides the next token, where that leaves at most 5.25 bits a weight.
 
     In small models with tied tables the head is a fifth of all weights, and 4 calibrated bits must do.
     """
-    head = "embedding" if checkpoint.spec.tied_embeddings else "head"
-    finer = recipe.at_8_bits([head])
+    finer = recipe.at_8_bits([head_name(checkpoint.spec)])
     return finer if finer.quantization(matrices).bits_per_weight <= 5.25 else recipe

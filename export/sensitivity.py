@@ -6,8 +6,9 @@ passes through. What is measured is the KL divergence of the final predictions, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import numpy as np
 
@@ -16,45 +17,45 @@ from edgert.engine.fidelity import diverge
 from .checkpoint import Checkpoint, FloatArray, Tokens
 from .forms import Form
 from .layerwise import Layerwise
+from .matrix import EMBEDDING, MatrixName, head_name
 from .recipe import Recipe
 
-Groups = Mapping[str, Iterable[str]]  # a group's name → the names of its matrices, of one layer or a table
+Group = TypeVar("Group", bound=Hashable)  # what stands for some matrices of one layer, or for a table
 
 
 @dataclass(frozen=True)
-class _Trial:
+class _Trial(Generic[Group]):
     """The checkpoint, what some of its matrices would be stored as, and the text to try it on."""
 
     layers: Layerwise
     recipe: Recipe
-    groups: Groups
+    groups: Mapping[Group, Iterable[MatrixName]]
     tokens: Tokens
 
-    def forms(self, group: str, layer: int) -> dict[str, Form]:
+    def forms(self, group: Group, layer: int) -> dict[str, Form]:
         """By kind, what the group has of a layer."""
-        names = [name for name in self.groups[group] if name.startswith(f"layers.{layer}.")]
-        return {name.rpartition(".")[2]: self.form(name) for name in names}
+        return {name.kind: self.form(name) for name in self.groups[group] if name.layer == layer}
 
-    def form(self, name: str) -> Form:
+    def form(self, name: MatrixName) -> Form:
         return self.recipe.fitted(name, self.layers.matrices[name])
 
-    def table(self, group: str, name: str) -> Form | None:
+    def table(self, group: Group, name: MatrixName) -> Form | None:
         return self.form(name) if name in self.groups[group] else None
 
 
 def costs(
     checkpoint: Checkpoint,
     recipe: Recipe,
-    groups: Groups,
+    groups: Mapping[Group, Iterable[MatrixName]],
     tokens: Tokens,
     progress: Callable[[int, int], None],
-) -> dict[str, float]:
+) -> dict[Group, float]:
     """Mean KL of storing each group alone as the recipe says, tokens (windows, length)."""
     layers = Layerwise(checkpoint, tokens.shape[1])
     trial = _Trial(layers, recipe, groups, tokens)
     exact = layers.embed(tokens)
     variants = {
-        group: layers.embed(tokens, form) for group in groups if (form := trial.table(group, "embedding"))
+        group: layers.embed(tokens, form) for group in groups if (form := trial.table(group, EMBEDDING))
     }
     for layer in range(checkpoint.spec.num_layers):
         exact, variants = _through(trial, layer, exact, variants)
@@ -64,8 +65,8 @@ def costs(
 
 
 def _through(
-    trial: _Trial, layer: int, exact: FloatArray, variants: Mapping[str, FloatArray]
-) -> tuple[FloatArray, dict[str, FloatArray]]:
+    trial: _Trial[Group], layer: int, exact: FloatArray, variants: Mapping[Group, FloatArray]
+) -> tuple[FloatArray, dict[Group, FloatArray]]:
     """All variants past a layer, and those that branch off in it."""
     weights = trial.layers.weights(layer)
 
@@ -79,29 +80,31 @@ def _through(
     return run(exact), passed
 
 
-def _divergences(trial: _Trial, exact: FloatArray, variants: Mapping[str, FloatArray]) -> dict[str, float]:
+def _divergences(
+    trial: _Trial[Group], exact: FloatArray, variants: Mapping[Group, FloatArray]
+) -> dict[Group, float]:
     """A window at a time, so that few logits are in memory."""
-    tied = trial.layers.checkpoint.spec.tied_embeddings
-    found: dict[str, list[float]] = {group: [] for group in variants}
+    name = head_name(trial.layers.checkpoint.spec)
+    found: dict[Group, list[float]] = {group: [] for group in variants}
     for window in range(len(exact)):
         expected = trial.layers.logits(trial.layers.final(exact[window]))
         for group, hidden in variants.items():
-            head = trial.table(group, "embedding" if tied else "head")
+            head = trial.table(group, name)
             logits = trial.layers.logits(trial.layers.final(hidden[window]), head)
             nothing = np.zeros(len(logits), np.int64)
             found[group].append(float(diverge(expected, logits, nothing).kl.mean()))
     return {group: float(np.mean(values)) for group, values in found.items()}
 
 
-def by_matrix(names: Iterable[str]) -> Groups:
+def by_matrix(names: Iterable[MatrixName]) -> dict[MatrixName, list[MatrixName]]:
     """Every matrix alone."""
     return {name: [name] for name in names}
 
 
-def by_layer(names: Iterable[str]) -> Groups:
+def by_layer(names: Iterable[MatrixName]) -> dict[str, list[MatrixName]]:
     """The matrices of each layer together, the tables alone."""
-    groups: dict[str, list[str]] = {}
+    groups: dict[str, list[MatrixName]] = {}
     for name in names:
-        layer = name.rpartition(".")[0].replace("layers.", "layer ") or name
-        groups.setdefault(layer, []).append(name)
+        group = name.kind if name.layer is None else f"layer {name.layer}"
+        groups.setdefault(group, []).append(name)
     return groups

@@ -37,7 +37,7 @@ from .genai import genai_config
 from .graph import build
 from .layer import KVScales
 from .lower import Slot, lower
-from .matrix import Matrix, matrices
+from .matrix import Matrix, MatrixName, matrices
 from .recipe import Recipe
 
 INLINE_BYTES = 1024  # smaller constants live in the graph, where shape inference can see them
@@ -123,18 +123,17 @@ def _calibration(checkpoint: Checkpoint, plan: Plan) -> Calibration | None:
 def _kv_scales(calibration: Calibration | None) -> list[KVScales]:
     if calibration is None:
         raise ValueError("keys and values can't be cached in 8 bits without a text to calibrate on")
-    calibration.finish()
-    return calibration.kv
+    return calibration.compute_kv_scales()
 
 
 def _write_weights(
     data: DataFile,
-    named: Mapping[str, Matrix],
+    named: Mapping[MatrixName, Matrix],
     recipe: Recipe,
     calibration: Calibration | None,
     progress: Progress,
-) -> dict[tuple[str, str], Extent]:
-    """Every matrix once: layers in order, as calibration runs them, then the tables."""
+) -> dict[tuple[MatrixName, str], Extent]:
+    """Every matrix once: layers in order, which calibrates quickest, then the tables."""
     done, total = 0, sum(matrix.size for matrix in named.values())
 
     def advance(weights: int) -> None:
@@ -142,11 +141,11 @@ def _write_weights(
         done += weights
         progress(done, total)
 
-    extents: dict[tuple[str, str], Extent] = {}
-    for name in sorted(named, key=lambda name: not name.startswith("layers.")):
+    extents: dict[tuple[MatrixName, str], Extent] = {}
+    for name in sorted(named, key=lambda name: name.layer is None):
         form = recipe.fitted(name, named[name])
         try:
-            factor = calibration.factor(name) if calibration else None
+            factor = calibration.compute_factor(name) if calibration else None
             written = write_matrix(data, named[name], form, factor, advance)
         except FloatingPointError as error:
             raise ValueError(f"matrix '{name}' {error}") from error
@@ -161,8 +160,8 @@ class _Stored:
     """Where matrices and constants lie in the data file; constants are added as graphs need them."""
 
     data: DataFile
-    matrices: Mapping[str, Matrix]
-    extents: Mapping[tuple[str, str], Extent]
+    matrices: Mapping[MatrixName, Matrix]
+    extents: Mapping[tuple[MatrixName, str], Extent]
     constants: dict[str, Extent]
 
 
@@ -173,7 +172,7 @@ def _save(model: ir.Model, path: Path, stored: _Stored, recipe: Recipe) -> None:
     ir.save(model, path)
 
 
-def _point(model: ir.Model, slots: list[Slot], extents: Mapping[tuple[str, str], Extent]) -> None:
+def _point(model: ir.Model, slots: list[Slot], extents: Mapping[tuple[MatrixName, str], Extent]) -> None:
     """Give every slot the bytes of its piece; two slots may share them."""
     for slot in slots:
         _set_external(slot.value, extents[slot.matrix, slot.piece])

@@ -8,12 +8,13 @@ from edgert import EdgertWarning, UsageError, devices
 from edgert.export import ExportOptions, export
 from edgert.export.checkpoint.basis import rotated
 from edgert.export.checkpoint.source import open_checkpoint
-from edgert.export.matrix import matrices
+from edgert.export.matrix import MatrixName, matrices
 from edgert.export.mixed import Choices
 from edgert.export.recipe import int4, int8
 from edgert.export.sensitivity import by_layer, by_matrix, costs
 
 PROFILE = devices.load("laptop-cpu")
+O_1, DOWN_2 = MatrixName(1, "o"), MatrixName(2, "down")
 TOKENS = np.random.default_rng(3).integers(5, 320, (2, 64))
 
 
@@ -40,21 +41,26 @@ def test_a_layer_costs_more_than_any_of_its_matrices(checkpoint):
     names = list(matrices(checkpoint))
     recipe = int4(PROFILE)
     alone, together = (costs(checkpoint, recipe, by(names), TOKENS, silent) for by in (by_matrix, by_layer))
-    assert set(together) == {"layer 0", "layer 1", "layer 2", *(n for n in names if "." not in n)}
+    assert set(together) == {
+        "layer 0",
+        "layer 1",
+        "layer 2",
+        *(name.kind for name in names if name.layer is None),
+    }
     for layer in range(3):
-        own = [cost for name, cost in alone.items() if name.startswith(f"layers.{layer}.")]
+        own = [cost for name, cost in alone.items() if name.layer == layer]
         assert max(own) < together[f"layer {layer}"] < 3 * sum(own)
 
 
 def test_a_budget_goes_where_it_saves_most(checkpoint):
     named = matrices(checkpoint)
-    prices = dict.fromkeys(named, 0.001) | {"layers.1.o": 5.0, "layers.2.down": 1.0}
+    prices = dict.fromkeys(named, 0.001) | {O_1: 5.0, DOWN_2: 1.0}
     choices = Choices(int4(PROFILE), named, prices)
     least = choices.recipe.bytes(named)
-    assert choices.order[:2] == ["layers.1.o", "layers.2.down"]
+    assert choices.order[:2] == [O_1, DOWN_2]
     assert not choices.within(least).exceptions
     chosen = choices.within(least + 5000)
-    assert next(iter(chosen.exceptions)) == "layers.1.o" and chosen.bytes(named) <= least + 5000
+    assert next(iter(chosen.exceptions)) == O_1 and chosen.bytes(named) <= least + 5000
     everything = choices.within(10 * least)
     assert set(everything.exceptions) == set(named)
     with pytest.raises(UsageError, match="is not reachable: 4 bits everywhere take"):
@@ -63,9 +69,9 @@ def test_a_budget_goes_where_it_saves_most(checkpoint):
 
 def test_a_bound_takes_no_more_than_it_needs(checkpoint):
     named = matrices(checkpoint)
-    prices = dict.fromkeys(named, 0.001) | {"layers.1.o": 5.0}
+    prices = dict.fromkeys(named, 0.001) | {O_1: 5.0}
     chosen = Choices(int4(PROFILE), named, prices).below(0.5)
-    assert list(chosen.exceptions) == ["layers.1.o"]
+    assert list(chosen.exceptions) == [O_1]
 
 
 def test_mixed_keeps_to_its_size(checkpoints, tmp_path):
