@@ -1,4 +1,4 @@
-"""Device profiles: what is known about the hardware, one TOML a device, each value with its reason.
+"""Device profiles: what is known about the hardware, one TOML per device, each value with its reason.
 
 The exporter asks a profile for the form of the graph, the runtime for threads, provider and context.
 Nothing else in edgert knows anything about hardware.
@@ -8,12 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from importlib import resources
-from pathlib import Path
 
-from edgert.errors import DeviceError
-
+from . import table
 from .hardware import Hardware, Threads, here, memory_available, physical_threads, processors
-from .profile import BLOCK_SIZES, MATRICES, DeviceProfile, MatMulForm, Memory, Provider, parse
+from .profile import BLOCK_SIZES, MATRICES, DeviceProfile, MatMulForm, Memory, Provider, profile_of
 
 __all__ = [
     "BLOCK_SIZES",
@@ -51,23 +49,12 @@ class Detection:
 
 def names() -> list[str]:
     """Names of the profiles that ship with edgert."""
-    folder = resources.files(__name__)
-    return sorted(
-        entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml")
-    )
+    return table.names(resources.files(__name__))
 
 
 def load(name: str) -> DeviceProfile:
     """Read a profile by name, or a user's own TOML file by path. Raises DeviceError."""
-    if name in names():
-        return parse(resources.files(__name__).joinpath(f"{name}.toml").read_text("utf-8"), name)
-    path = Path(name)
-    if path.suffix == ".toml" and path.is_file():
-        try:
-            return parse(path.read_text("utf-8"), str(path.resolve()))
-        except (OSError, UnicodeDecodeError) as error:
-            raise DeviceError(f"{path}: {error}") from error
-    raise DeviceError(f"unknown device '{name}': choose one of {', '.join(names())}, or give a .toml file")
+    return profile_of(*table.read(name, resources.files(__name__)))
 
 
 def detect() -> Detection:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,6 +12,7 @@ from edgert.bundle.graph_io import KV_KINDS
 from edgert.errors import DeviceError
 
 from .hardware import Hardware
+from .table import DEFAULT
 
 BLOCK_SIZES = (16, 32, 64, 128, 256)
 MATRICES = ("qkv", "o", "gate", "up", "down", "head")
@@ -23,10 +23,10 @@ SLOW = 1.5  # times the time of a device's own form: worth a line
 class MatMulForm:
     """How weight matrices are stored for a device.
 
-    `form` "blocks": codes with a scale a block, for MatMulNBits at `accuracy_level`, `block_size` weights of
-    each kind of matrix a scale (`head` stands for the token embedding, too); "rows": a scale a row, for whole
-    integer products. `rotate`: in a basis where no channel stands out; `hadamard`: how many inputs of down
-    are rotated together at run time, 0 for none. `calibrate`: weights are rounded by what they multiply.
+    `form` "blocks": codes with a scale for every `block_size` weights of each kind of matrix (`head` is the
+    token embedding, too), for MatMulNBits at `accuracy_level`; "rows": a scale per row, for whole integer
+    products. `rotate`: in a basis where no channel stands out; `hadamard`: how many inputs of down are
+    rotated together at run time, 0 for none. `calibrate`: weights are rounded by what they multiply.
     """
 
     form: str
@@ -60,7 +60,7 @@ class DeviceProfile:
     `processor`: the features that a processor needs, by architecture; `boards`: how such machines name
     themselves. `threads` 0 means one per physical core; `context` is in tokens, `kv` how they are cached
     unless the bundle or the user says otherwise. `prepare`: whether a copy with packed weights pays.
-    `slower`: how many times the time a token of the best form takes other forms take, by `FORMS`. `source`
+    `slower`: how many times the time per token of the best form other forms take, by `FORMS`. `source`
     is what `devices.load` found it by.
     """
 
@@ -91,16 +91,14 @@ class DeviceProfile:
         return form != "fp32" and self.cost(form) > SLOW
 
     def cost(self, form: str) -> float:
-        """Time a token of weights in a form, in times of this device's best; 1 where nothing is known."""
+        """Time per token of weights in a form, in times of this device's best; 1 where nothing is known."""
         return self.slower.get(form, 1.0)
 
 
-def parse(text: str, source: str) -> DeviceProfile:
-    """A profile of a TOML text; `source` names it in errors. Raises DeviceError."""
+def profile_of(table: Mapping[str, Any], source: str) -> DeviceProfile:
+    """The profile of a complete table; `source` names it in errors. Raises DeviceError."""
     try:
-        return _profile(tomllib.loads(text), source)
-    except tomllib.TOMLDecodeError as error:
-        raise DeviceError(f"{source}: not valid TOML: {error}") from error
+        return _profile(table, source)
     except KeyError as error:
         raise DeviceError(f"{source}: the profile lacks {error}") from error
     except (AttributeError, TypeError, ValueError) as error:
@@ -165,17 +163,24 @@ def _matmul_form(table: Mapping[str, Any], name: str) -> MatMulForm:
     hadamard = int(table["hadamard"])
     if hadamard < 0 or hadamard & (hadamard - 1):
         raise ValueError(f"{name}.hadamard must be a power of two or 0, not {hadamard}")
-    sizes = {}
-    if table["form"] == "blocks":
-        sizes = {kind: table["block_size"][kind] for kind in MATRICES}
-    for kind, size in sizes.items():
-        if size not in BLOCK_SIZES:
-            raise ValueError(f"{name}.block_size.{kind} must be 16, 32, 64, 128 or 256, not {size!r}")
+    blocks = _block_sizes(table["block_size"], f"{name}.block_size") if table["form"] == "blocks" else {}
     return MatMulForm(
         form=table["form"],
         accuracy_level=int(table["accuracy_level"]),
-        block_size=sizes,
+        block_size=blocks,
         rotate=bool(table["rotate"]),
         hadamard=hadamard,
         calibrate=bool(table["calibrate"]),
     )
+
+
+def _block_sizes(table: Mapping[str, Any], name: str) -> dict[str, int]:
+    """The size for each kind of matrix: its own, or the default."""
+    if missing := [kind for kind in MATRICES if not {kind, DEFAULT} & table.keys()]:
+        raise KeyError(f"{name}.{missing[0]}")
+    for kind, size in table.items():
+        if kind not in (*MATRICES, DEFAULT):
+            raise ValueError(f"{name}.{kind} must be {', '.join(MATRICES)} or {DEFAULT}")
+        if size not in BLOCK_SIZES:
+            raise ValueError(f"{name}.{kind} must be 16, 32, 64, 128 or 256, not {size!r}")
+    return {kind: table[kind] if kind in table else table[DEFAULT] for kind in MATRICES}
