@@ -31,8 +31,7 @@ loaded = time.perf_counter() - start
 def resident(kind):
     return int(re.search(kind + r":\\s+(\\d+)", open("/proc/self/status").read())[1]) * 1024
 after_load = resident("RssAnon")
-model._decoder.prefill([token % 1000 for token in range(int(sys.argv[3]) - 4)])
-model._decoder.decode(1)
+model.generate([token % 1000 for token in range(int(sys.argv[3]) - 4)], max_tokens=2)
 found = {"load": loaded, "loaded": after_load, "anonymous": resident("RssAnon"), "peak": resident("VmHWM")}
 print(json.dumps(found))
 """

@@ -23,14 +23,15 @@ from edgert.errors import (
     EdgertWarning,
     FidelityError,
     MissingExtra,
-    Overtaken,
     PromptTooLong,
     PullError,
     UsageError,
 )
 
 if TYPE_CHECKING:
-    from edgert.answer import Chunk, Reply, Timings
+    from edgert.answering.conversation import Conversation
+    from edgert.answering.reply import Chunk, Reply, Timings
+    from edgert.answering.stream import AsyncStream, Stream
     from edgert.bundle import Bundle, open_bundle
     from edgert.model import Model, load
     from edgert.text.sampler import SampledToken, Sampling
@@ -42,22 +43,27 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 # Where those names are that bring numpy or onnxruntime: at their first use, so that help screens are quick.
 _LATER = {
+    "AsyncStream": "edgert.answering.stream",
     "Bundle": "edgert.bundle",
-    "Chunk": "edgert.answer",
+    "Chunk": "edgert.answering.reply",
+    "Conversation": "edgert.answering.conversation",
     "Model": "edgert.model",
-    "Reply": "edgert.answer",
+    "Reply": "edgert.answering.reply",
     "SampledToken": "edgert.text.sampler",
     "Sampling": "edgert.text.sampler",
-    "Timings": "edgert.answer",
+    "Stream": "edgert.answering.stream",
+    "Timings": "edgert.answering.reply",
     "load": "edgert.model",
     "open_bundle": "edgert.bundle",
 }
 
 __all__ = [
+    "AsyncStream",
     "Bundle",
     "BundleError",
     "CheckpointError",
     "Chunk",
+    "Conversation",
     "DeviceError",
     "DoesNotFit",
     "EdgertError",
@@ -65,12 +71,12 @@ __all__ = [
     "FidelityError",
     "MissingExtra",
     "Model",
-    "Overtaken",
     "PromptTooLong",
     "PullError",
     "Reply",
     "SampledToken",
     "Sampling",
+    "Stream",
     "Timings",
     "UsageError",
     "load",

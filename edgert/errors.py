@@ -8,7 +8,6 @@ EdgertError                 1   something a user can act on; the text says what,
 ├── CheckpointError         6   a checkpoint that can't be read or doesn't fit its config
 ├── PullError               7   a model that couldn't be obtained or has the wrong hash
 ├── PromptTooLong           8   more tokens than the context holds; carries both numbers
-├── Overtaken               9   a stream continued after a newer one took the model's KV cache
 ├── FidelityError          10   an export that lost more than it was allowed to
 └── DoesNotFit             11   a bundle that needs more memory than there is
 """
@@ -80,17 +79,6 @@ class PromptTooLong(EdgertError):
         self.context = context
         self.facts = f"{what} has {prompt_tokens} tokens, the context holds {context}"
         super().__init__(f"{self.facts}: shorten it, or load with a larger context=")
-
-
-class Overtaken(EdgertError):
-    """An older stream was continued after a newer one had started on the same model."""
-
-    exit_code = 9
-
-    def __init__(self) -> None:
-        super().__init__(
-            "a newer stream has started on this model: finish one answer before the next, or load it twice"
-        )
 
 
 class FidelityError(EdgertError):

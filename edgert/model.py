@@ -2,67 +2,46 @@
 
 from __future__ import annotations
 
-import threading
+import asyncio
+import queue
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
 from numbers import Integral
 from pathlib import Path
-from typing import Any, SupportsInt, TypeAlias, TypedDict, Unpack
+from types import TracebackType
+from typing import Any, Self, SupportsInt, TypeAlias, Unpack
 
 from edgert import devices
-from edgert.answer import Chunk, Reply, Stopwatch, join
+from edgert.answering.answer import Answer, Asked, Delivery, Ended, Score, ignore
+from edgert.answering.conversation import Conversation
+from edgert.answering.reply import Chunk, Reply
+from edgert.answering.request import Options, Request, request
+from edgert.answering.stream import AsyncStream, Stream, delivery_to, wait_for
 from edgert.bundle import CHAT_TEMPLATE, Bundle, open_bundle
-from edgert.engine import memory
+from edgert.engine import loading, memory
 from edgert.engine.decoder import Logits
-from edgert.engine.loading import start
-from edgert.errors import DeviceError, EdgertWarning, Overtaken, PromptTooLong, UsageError
+from edgert.engine.engine import Engine
+from edgert.engine.sequence import Sequence
+from edgert.engine.worker import Worker
+from edgert.errors import DeviceError, EdgertWarning, PromptTooLong, UsageError
 from edgert.home import find_bundle
 from edgert.machine.tuning import tuned_profile
 from edgert.text.prompt import PromptEncoder
 from edgert.text.sampler import Sampler, Sampling
-from edgert.text.stops import StopMatcher, check_stops
 from edgert.text.template import ChatTemplate, Message
 from edgert.text.tokenizer import TokenStream, open_tokenizer
 
 # A user's question, a conversation, or exact token ids that no template touches.
-Prompt: TypeAlias = str | Sequence[Message] | Sequence[int]
-
-
-class Options(TypedDict, total=False):
-    """Keyword arguments of `stream` and `generate`; what is left out is the model's own default."""
-
-    max_tokens: int | None
-    stop: Sequence[str]
-    temperature: float
-    top_k: int
-    top_p: float
-    min_p: float
-    repetition_penalty: float
-    presence_penalty: float
-    frequency_penalty: float
-    logit_bias: Mapping[int, float]
-    logprobs: int | None
-    seed: int | None
-
-
-@dataclass(frozen=True)
-class Request:
-    """How one answer is made. `max_tokens` None: as many as the context holds."""
-
-    max_tokens: int | None
-    stop: Sequence[str]
-    sampling: Sampling
-
-    def __post_init__(self) -> None:
-        if self.max_tokens is not None and not (isinstance(self.max_tokens, int) and self.max_tokens >= 1):
-            raise UsageError(f"max_tokens must be a whole number of at least 1, not {self.max_tokens!r}")
-        check_stops(self.stop)
+Prompt: TypeAlias = str | Iterable[Message] | Iterable[int]
 
 
 class Model:
-    """A loaded model with one KV cache, so one answer at a time."""
+    """A loaded model. Any number of threads and tasks may ask it at once: all that answer advance together.
+
+    `conversations` of them at a time; the others wait for their turn. Use it as a context manager, or `close`
+    it, to give its memory back at once.
+    """
 
     def __init__(
         self,
@@ -71,128 +50,185 @@ class Model:
         context: int | None = None,
         kv: str | None = None,
         *,
+        conversations: int | None = None,
         force: bool = False,
     ) -> None:
         with ThreadPoolExecutor(1) as pool:  # a Qwen's tokenizer takes a third of the time that weights do
             reading = pool.submit(open_tokenizer, bundle)
-            engine = start(bundle, profile, context, kv, force=force)
+            loaded = loading.load(bundle, profile, context, kv, conversations=conversations, force=force)
             self.tokenizer = reading.result()
         self.bundle = bundle
-        self.profile = engine.profile
-        self.context = engine.decoder.cache.capacity
-        self.kv = bundle.manifest.graphs[engine.graph].kv
-        self.threads = engine.threads
+        self.profile = loaded.profile
+        self.context = loaded.decoder.pool.capacity
+        self.conversations = loaded.decoder.pool.rows
+        self.kv = bundle.manifest.graphs[loaded.graph].kv
+        self.threads = loaded.threads
         self.template = _open_template(bundle)
         self._prompts = PromptEncoder(self.tokenizer, self.template) if self.template else None
         self.sampling = _default_sampling(bundle)
-        self._decoder = engine.decoder
+        self._vocab = bundle.manifest.model.vocab_size
+        self._engine = Engine(loaded.decoder)
+        self._worker = Worker(self._engine)
         memory.give_back()
-        self._streams = 0
-        self._lock = threading.Lock()
 
-    def stream(self, prompt: Prompt, **options: Unpack[Options]) -> Iterator[Chunk]:
-        """Answer a prompt chunk by chunk; leaving the iteration stops the work.
+    def stream(self, prompt: Prompt, **options: Unpack[Options]) -> Stream:
+        """Answer a prompt chunk by chunk. For any thread.
 
-        A str is a user's question and goes through the chat template, as a list of messages does; token
-        ids are taken as they are. Raises PromptTooLong, UsageError, and Overtaken when an older stream is
-        continued.
+        A str is a user's question and goes through the chat template, as messages do; token ids are taken as
+        they are. Raises PromptTooLong, UsageError.
         """
-        request = self.request(**options)
-        tokens = self.tokens_of(prompt)
-        room = self.context - len(tokens)
-        if room < 1:
-            raise PromptTooLong(len(tokens), self.context)
-        sampler = Sampler(request.sampling, tokens, self.bundle.manifest.model.vocab_size)
-        limit = min(room, request.max_tokens or room)
-        text = self.tokenizer.stream() if self._is_conversation(prompt) else self.tokenizer.stream(tokens)
-        return self._answer(tokens, sampler, text, StopMatcher(request.stop), limit=limit)
+        return self.open_stream(prompt, self.request(**options))
+
+    def astream(self, prompt: Prompt, **options: Unpack[Options]) -> AsyncStream:
+        """The same for a task of asyncio: `async for chunk in model.astream(...)`. Leaving the loop, or
+        cancelling the task, stops the work. To be called in a running event loop.
+        """
+        return self.open_astream(prompt, self.request(**options))
 
     def generate(self, prompt: Prompt, **options: Unpack[Options]) -> Reply:
-        """The whole answer at once; the same arguments and errors as `stream`."""
-        return join(self.stream(prompt, **options))
+        """The whole answer at once, from any thread; the same arguments and errors as `stream`."""
+        with self.stream(prompt, **options) as stream:
+            return stream.reply
 
-    def logits(self, token_ids: Sequence[int]) -> Logits:
-        """Logits after every token, float32 (len(token_ids), vocab). Raises PromptTooLong."""
+    async def agenerate(self, prompt: Prompt, **options: Unpack[Options]) -> Reply:
+        """The whole answer at once, for a task of asyncio; the same arguments and errors as `stream`."""
+        async with self.astream(prompt, **options) as stream:
+            return await stream.reply()
+
+    def logits(self, token_ids: Iterable[SupportsInt]) -> Logits:
+        """Logits after every token, float32 (tokens, vocab). For any thread; answers go on meanwhile.
+
+        Raises PromptTooLong, UsageError.
+        """
         tokens = self._checked_ids(token_ids)
-        with self._lock:
-            self._streams += 1
-            return self._decoder.logits(tokens)
+        if len(tokens) > self.context:
+            raise PromptTooLong(len(tokens), self.context)
+        outcome: queue.SimpleQueue[tuple[BaseException | None, bool]] = queue.SimpleQueue()
+        score = Score(len(tokens), self._vocab, lambda *ended: outcome.put(ended))
+        sequence = Sequence(tokens, score, fresh=True)
+        self._submit(sequence)
+        try:
+            error, cancelled = wait_for(outcome)
+        except BaseException:
+            self._worker.cancel(sequence)
+            raise
+        if cancelled:
+            raise UsageError("the model was closed")
+        if error is not None:
+            raise error
+        return score.logits
 
     def tokens_of(self, prompt: Prompt, *, special_tokens: bool = False) -> list[int]:
         """Token ids of a prompt as `stream` feeds them. Raises UsageError.
 
-        `special_tokens`: what a message spells may be a special token; `stream` takes it for ordinary text.
+        `special_tokens`: what a message spells may be a special token, see `Request`.
         """
+        return self._read(prompt, special_tokens)[0]
+
+    def request(self, **options: Unpack[Options]) -> Request:
+        """The options over the model's own defaults. Raises UsageError for unknown or impossible ones."""
+        return request(self.sampling, dict(options))
+
+    def conversation(
+        self, system: str | None = None, messages: Iterable[Message] = (), **options: Unpack[Options]
+    ) -> Conversation:
+        """A conversation that remembers what was said. `messages`: those of an earlier one, to go on with.
+
+        `options` are those of all its answers. Raises UsageError.
+        """
+        return Conversation(self, system, messages, options)
+
+    def close(self) -> None:
+        """End all answers, as cancelled, and give the memory back. The model can't be used after that."""
+        self._worker.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        name, scheme = self.bundle.manifest.name, self.bundle.manifest.quantization.scheme
+        state = ", closed" if self._worker.closed else ""
+        return (
+            f"<edgert.Model {name}: {scheme}, {self.profile.name}, context {self.context}, "
+            f"{self.conversations} conversations at once{state}>"
+        )
+
+    def open_stream(
+        self, prompt: Prompt, request: Request, owner: object | None = None, ended: Ended = ignore
+    ) -> Stream:
+        """`stream` with a checked request. `owner` gets the KV cache of its last request again, unless others
+        needed it; `ended` is called when the answer ends, see `Answer`.
+        """
+        chunks: queue.SimpleQueue[Chunk | BaseException] = queue.SimpleQueue()
+        sequence, answer = self._begin(prompt, request, chunks.put, owner, ended)
+        return Stream(self._worker, sequence, answer, chunks)
+
+    def open_astream(
+        self, prompt: Prompt, request: Request, owner: object | None = None, ended: Ended = ignore
+    ) -> AsyncStream:
+        """`astream` with a checked request; see `open_stream`."""
+        chunks: asyncio.Queue[Chunk | BaseException] = asyncio.Queue()
+        deliver = delivery_to(asyncio.get_running_loop(), chunks)
+        sequence, answer = self._begin(prompt, request, deliver, owner, ended)
+        return AsyncStream(self._worker, sequence, answer, chunks)
+
+    def _begin(
+        self, prompt: Prompt, request: Request, deliver: Delivery, owner: object | None, ended: Ended
+    ) -> tuple[Sequence, Answer]:
+        tokens, text = self._read(prompt, request.special_tokens)
+        room = self.context - len(tokens)
+        if room < 1:
+            raise PromptTooLong(len(tokens), self.context)
+        limit = min(room, request.max_tokens or room)
+        asked = Asked(tokens, text, limit, self.bundle.manifest.generation.eos_token_ids)
+        answer = Answer(asked, request, Sampler(request.sampling, self._vocab), deliver, ended)
+        sequence = Sequence(tokens, answer, owner, fresh=request.fresh)
+        self._submit(sequence)
+        return sequence, answer
+
+    def _submit(self, sequence: Sequence) -> None:
+        if self._worker.closed:
+            raise UsageError("the model is closed: load it again")
+        self._worker.submit(sequence)
+
+    def _read(self, prompt: Prompt, special_tokens: bool) -> tuple[list[int], TokenStream]:
+        """Token ids of a prompt, and a stream for the text after them: a conversation's answer begins afresh,
+        an answer to token ids goes on with their text.
+        """
+        if isinstance(prompt, str) and self.template is not None:
+            prompt = [{"role": "user", "content": prompt}]
+        if isinstance(prompt, str):
+            ids = self._checked_ids(self.tokenizer.encode(prompt))
+            return ids, self.tokenizer.stream(ids)
         if isinstance(prompt, bytes) or not isinstance(prompt, Iterable):
             raise UsageError(f"a prompt is a str, messages or token ids, not {type(prompt).__name__}")
-        if isinstance(prompt, str):
-            if self.template is None:
-                return self._checked_ids(self.tokenizer.encode(prompt))
-            prompt = [{"role": "user", "content": prompt}]
-        ids = [item for item in prompt if isinstance(item, Integral)]
-        messages = [item for item in prompt if isinstance(item, Mapping)]
-        if len(ids) == len(prompt):
-            return self._checked_ids(ids)
-        if len(messages) != len(prompt):
+        items = list(prompt)
+        numbers = [item for item in items if isinstance(item, Integral)]
+        if len(numbers) == len(items):
+            ids = self._checked_ids(numbers)
+            return ids, self.tokenizer.stream(ids)
+        return self._rendered(items, special_tokens), self.tokenizer.stream()
+
+    def _rendered(self, messages: list[Any], special_tokens: bool) -> list[int]:
+        if not all(isinstance(message, Mapping) for message in messages):
             raise UsageError("a prompt in a list is all messages or all token ids")
         if self._prompts is None:
             raise UsageError("this bundle has no chat template: give a str to continue, or token ids")
         return self._checked_ids(self._prompts.encode(messages, special_tokens=special_tokens))
 
-    def _answer(
-        self, prompt: list[int], sampler: Sampler, text: TokenStream, stops: StopMatcher, *, limit: int
-    ) -> Iterator[Chunk]:
-        """The decode loop: prefill the prompt, then sample, show and decode until something ends it."""
-        ends, length = self.bundle.manifest.generation.eos_token_ids, 0
-        with (
-            self._lock
-        ):  # taking over and prefilling are one step: an older stream then finds itself overtaken
-            stream = self._streams = self._streams + 1
-            if sampler.reproducible:
-                self._decoder.forget()
-            watch = Stopwatch(len(prompt), self._decoder.reusable(prompt))
-            token = sampler.sample(self._decoder.prefill(prompt))
-        while True:
-            if token.id in ends:
-                yield Chunk(stops.push(text.flush()) + stops.flush(), None, watch.tick(length), "stop")
-                return
-            length += 1
-            timings = watch.tick(length)
-            yield Chunk(stops.push(text.push(token.id)), token, timings)
-            if stops.matched or length == limit:
-                rest = "" if stops.matched else stops.push(text.flush()) + stops.flush()
-                yield Chunk(rest, None, timings, "stop" if stops.matched else "length")
-                return
-            with self._lock:
-                if stream != self._streams:
-                    raise Overtaken
-                token = sampler.sample(self._decoder.decode(token.id))
-
-    def request(self, **options: Unpack[Options]) -> Request:
-        """The options over the model's own defaults. Raises UsageError for unknown or impossible ones."""
-        unknown = sorted(options.keys() - Options.__annotations__.keys())
-        if unknown:
-            raise UsageError(f"unknown option '{unknown[0]}' (known: {', '.join(Options.__annotations__)})")
-        overrides: dict[str, Any] = dict(options)
-        limit, stop = overrides.pop("max_tokens", None), overrides.pop("stop", ())
-        try:
-            return Request(limit, stop, replace(self.sampling, **overrides))
-        except TypeError as error:
-            raise UsageError(f"an option has the wrong type: {error}") from error
-
     def _checked_ids(self, ids: Iterable[SupportsInt]) -> list[int]:
-        vocab = self.bundle.manifest.model.vocab_size
         checked = [int(token) for token in ids]
         if not checked:
             raise UsageError("the prompt is empty")
         for token in checked:
-            if not 0 <= token < vocab:
-                raise UsageError(f"token {token} is outside the model's vocabulary of {vocab}")
+            if not 0 <= token < self._vocab:
+                raise UsageError(f"token {token} is outside the model's vocabulary of {self._vocab}")
         return checked
-
-    def _is_conversation(self, prompt: Prompt) -> bool:
-        """Whether the chat template renders it; otherwise it is text to go on with."""
-        return self.template is not None and (isinstance(prompt, str) or not isinstance(prompt[0], Integral))
 
 
 def load(
@@ -201,6 +237,7 @@ def load(
     context: int | None = None,
     kv: str | None = None,
     *,
+    conversations: int | None = None,
     force: bool = False,
 ) -> Model:
     """Open a bundle, by folder or by the name it was pulled under.
@@ -208,19 +245,25 @@ def load(
     `device`: a profile name or a path to a profile's TOML; None takes what `edgert tune` found, or detects.
     `context`: tokens of KV cache; None is the profile's default. `kv`: "int8" or "fp32" keys and values;
     None is the bundle's own.
+    `conversations`: how many answer at once; None is up to 8, as memory allows. Each takes memory as it
+    grows.
     `force`: load what memory does not suffice for. Raises BundleError, DeviceError, DoesNotFit, UsageError.
     """
     bundle = open_bundle(find_bundle(str(path)))
+
+    def model(profile: devices.DeviceProfile) -> Model:
+        return Model(bundle, profile, context, kv, conversations=conversations, force=force)
+
     if device:
-        return Model(bundle, devices.load(device), context, kv, force=force)
+        return model(devices.load(device))
     try:
-        return Model(bundle, tuned_profile(bundle), context, kv, force=force)
+        return model(tuned_profile(bundle))
     except DeviceError as error:  # what was tuned for is gone since
         usual = devices.detect().profile
         warnings.warn(
             f"{error}: using {usual.name}; `edgert tune` measures again", EdgertWarning, stacklevel=2
         )
-        return Model(bundle, usual, context, kv, force=force)
+        return model(usual)
 
 
 def _open_template(bundle: Bundle) -> ChatTemplate | None:

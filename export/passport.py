@@ -17,6 +17,7 @@ from edgert.engine.decoder import Decoder
 from edgert.engine.fidelity import Tally, diverge
 from edgert.engine.golden import Golden
 from edgert.engine.graph_session import GraphSession
+from edgert.engine.kv_pool import KVPool
 from edgert.text.tokenizer import open_tokenizer
 
 from .checkpoint import Checkpoint, FloatArray
@@ -76,7 +77,8 @@ def measure(checkpoint: Checkpoint, bundle: Bundle, sample: Sample, progress: Pr
 def _decoder(bundle: Bundle, graph: str, window: int) -> Decoder:
     """Spinning workers would hold the cores that NumPy computes on between two windows."""
     session = GraphSession(bundle, replace(devices.load(devices.DEFAULT), spin=False), graph)
-    return Decoder(session, bundle.manifest.model, window, window, bundle.manifest.graphs[graph].kv)
+    pool = KVPool(session, bundle.manifest.model, window, kv=bundle.manifest.graphs[graph].kv)
+    return Decoder(session, bundle.manifest.model, pool, window)
 
 
 def _golden_texts(bundle: Bundle) -> list[list[int]]:
@@ -89,6 +91,6 @@ def _fidelity(original: Original, decoder: Decoder, sample: Sample, advance: Cal
     for tokens, following, expected in zip(
         sample.measuring, sample.following, original.logits(), strict=True
     ):
-        tally.add(diverge(expected, decoder.logits(tokens.tolist()), following))
+        tally.add(diverge(expected, decoder.score(tokens.tolist()), following))
         advance()
     return tally.fidelity

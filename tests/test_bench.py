@@ -26,6 +26,7 @@ from edgert.bench.weights import step_bytes
 from edgert.bundle import open_bundle
 from edgert.cli import main
 from edgert.engine import memory
+from edgert.engine.slots import Slot
 from edgert.export import ExportOptions, export
 from edgert.installation import how_to_add
 from edgert.text.tokenizer import open_tokenizer
@@ -139,24 +140,23 @@ def test_depths_beyond_the_context_are_left_out():
 
 
 class Recorder:
-    """A decoder that notes how long the cache was before each step, and how many tokens it read."""
+    """A decoder that notes how long the row was before each step, and how many tokens it read."""
 
     def __init__(self):
-        self.held, self.before, self.read = [], [], []
+        self.slots, self.before, self.read = [Slot()], [], []
 
-    def forget(self):
-        self.held = []
+    def afresh(self):
+        self.slots[0].rewind(0)
+        return self.slots[0]
 
-    def prefill(self, tokens):
-        new = len(tokens) - min(len(self.held), len(tokens) - 1)
-        assert self.held[: len(tokens) - new] == tokens[: len(tokens) - new], "the cache held something else"
-        self.held = list(tokens)
-        self.read.append(new)
-        return np.zeros(tiny.VOCAB, np.float32)
+    def extend(self, slot, tokens):
+        slot.tokens += tokens
+        self.read.append(len(tokens))
+        return np.zeros((1, tiny.VOCAB), np.float32)
 
-    def decode(self, token):
-        self.before.append(len(self.held))
-        self.held.append(token)
+    def decode(self, slots, tokens):
+        self.before.append(len(slots[0]))
+        slots[0].tokens += tokens
 
 
 class Rising:

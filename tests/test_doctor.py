@@ -15,8 +15,7 @@ import edgert
 from edgert import devices
 from edgert.bundle import open_bundle
 from edgert.cli import main
-from edgert.engine import golden, prepared, providers
-from edgert.engine import loading as engine
+from edgert.engine import golden, loading, prepared, providers
 from edgert.export import ExportOptions, export
 from edgert.machine import doctor, heat
 
@@ -143,9 +142,13 @@ class Broken:
     def __getattr__(self, name):
         return getattr(self._session, name)
 
-    def run_with_iobinding(self, binding):
-        self._session.run_with_iobinding(binding)
+    def run_with_iobinding(self, binding, options):
+        self._session.run_with_iobinding(binding, options)
         binding.get_outputs()[0].numpy()[..., ::2] *= -1
+
+
+def honest_run(self, binding, options):
+    self._session.run_with_iobinding(binding, options)
 
 
 @pytest.fixture
@@ -188,7 +191,7 @@ def test_doctor_checks_again_and_corrects_the_verdict(bundle, broken, monkeypatc
     """The driver was repaired: after doctor has looked, the provider is used."""
     with pytest.warns(edgert.EdgertWarning):
         edgert.load(bundle.folder, device=broken)
-    monkeypatch.setattr(Broken, "run_with_iobinding", lambda self, b: self._session.run_with_iobinding(b))
+    monkeypatch.setattr(Broken, "run_with_iobinding", honest_run)
     with pytest.warns(edgert.EdgertWarning, match="using the CPU"):
         edgert.load(bundle.folder, device=broken)
     assert bad(bundle, devices.load(broken)) == {}
@@ -196,7 +199,7 @@ def test_doctor_checks_again_and_corrects_the_verdict(bundle, broken, monkeypatc
 
 
 def test_a_provider_that_fails_is_not_used(bundle, broken, monkeypatch):
-    def fail(self, binding):
+    def fail(self, binding, options):
         raise RuntimeError("no kernel")
 
     monkeypatch.setattr(Broken, "run_with_iobinding", fail)
@@ -205,14 +208,14 @@ def test_a_provider_that_fails_is_not_used(bundle, broken, monkeypatch):
 
 
 def test_a_bundle_that_can_not_be_written_to_is_checked_each_time(bundle, broken, monkeypatch):
-    monkeypatch.setattr(Broken, "run_with_iobinding", lambda self, b: self._session.run_with_iobinding(b))
+    monkeypatch.setattr(Broken, "run_with_iobinding", honest_run)
     bundle.path("machine").write_text("in the way")
     with pytest.warns(edgert.EdgertWarning, match="not remembered for the next time"):
         assert edgert.load(bundle.folder, device=broken).profile.name == "broken"
 
 
 def test_a_short_context_is_checked_on_what_fits(bundle, broken, monkeypatch):
-    monkeypatch.setattr(Broken, "run_with_iobinding", lambda self, b: self._session.run_with_iobinding(b))
+    monkeypatch.setattr(Broken, "run_with_iobinding", honest_run)
     assert edgert.load(bundle.folder, device=broken, context=16).context == 16
 
 
@@ -249,15 +252,15 @@ def test_without_golden_prompts_a_provider_is_used_and_the_user_told(bundles, br
 
 
 def test_no_numbers_are_wrong_numbers(measured):
-    started = engine.start(measured, devices.detect().profile)
+    loaded = loading.load(measured, devices.detect().profile)
 
     class Mute:
         """A decoder whose logits are not numbers."""
 
         def __getattr__(self, name):
-            return getattr(started.decoder, name)
+            return getattr(loaded.decoder, name)
 
-        def logits(self, tokens):
+        def score(self, tokens):
             return np.full((len(tokens), 512), np.nan, np.float32)
 
     assert golden.replay(Mute(), golden.read(measured)) == float("inf")

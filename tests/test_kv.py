@@ -8,7 +8,8 @@ from click.testing import CliRunner
 import edgert
 from edgert import UsageError, open_bundle
 from edgert.cli import main
-from edgert.engine.kv_cache import KVCache
+from edgert.devices import detect
+from edgert.engine.loading import load
 from edgert.export import ExportOptions, export
 
 IDS = np.random.default_rng(7).integers(5, tiny.VOCAB, 90).tolist()
@@ -39,29 +40,28 @@ def test_a_bundle_made_for_8_bits_uses_them(bundle):
 
 def test_decoding_equals_reading_the_whole(bundle):
     """Both quantize the same keys in the same way; only sums are in another order."""
-    model = edgert.load(bundle)
-    whole = model.logits(IDS)
-    model._decoder.forget()
-    steps = [model._decoder.prefill(IDS[:5]).copy()]
-    steps += [model._decoder.decode(token).copy() for token in IDS[5:]]
+    decoder = load(open_bundle(bundle), detect().profile).decoder
+    whole, slot = decoder.score(IDS), decoder.afresh()
+    steps = [decoder.extend(slot, IDS[:5])[0]]
+    steps += [decoder.decode([slot], [token])[0].copy() for token in IDS[5:]]
     difference = np.abs(np.array(steps) - whole[4:])
     assert np.sqrt((difference**2).mean()) < 0.01 * np.sqrt((whole**2).mean())
 
 
 def test_a_rewound_cache_equals_a_fresh_one(bundle):
-    model = edgert.load(bundle)
-    fresh = model._decoder.prefill(IDS[:30]).copy()
-    model._decoder.prefill(IDS[:20] + IDS[40:60])
-    again = model._decoder.prefill(IDS[:30])
+    decoder = load(open_bundle(bundle), detect().profile).decoder
+    fresh = decoder.extend(decoder.afresh(), IDS[:30])
+    slot = decoder.afresh()
+    decoder.extend(slot, IDS[:20] + IDS[40:60])
+    slot.rewind(20)
+    again = decoder.extend(slot, IDS[20:30])
     assert np.sqrt(((again - fresh) ** 2).mean()) < 0.01 * np.sqrt((fresh**2).mean())
 
 
 def test_the_cache_takes_a_quarter(bundle):
     facts = open_bundle(bundle).manifest.model
-    sizes = [
-        sum(value.numpy().nbytes for value in KVCache(facts, 100, kv).past.values())
-        for kv in ("int8", "fp32")
-    ]
+    pools = [load(open_bundle(bundle), detect().profile, 100, kv).decoder.pool for kv in ("int8", "fp32")]
+    sizes = [sum(value.numpy().nbytes for value in pool.view(0, 1).values()) for pool in pools]
     assert sizes[0] * 4 == sizes[1] == 2 * facts.num_layers * facts.num_kv_heads * facts.head_dim * 100 * 4
 
 

@@ -1,5 +1,6 @@
 """Memory plans: predictions against what processes really take, refusals, and `edgert fit`."""
 
+import dataclasses
 import json
 import re
 import subprocess
@@ -20,8 +21,7 @@ from edgert.engine.prepared import Prepared
 FILL = """
 import re, sys, edgert
 model = edgert.load(sys.argv[1], device=sys.argv[2], context=int(sys.argv[3]))
-model._decoder.prefill([token % 1000 for token in range(int(sys.argv[3]) - 4)])
-model._decoder.decode(1)
+model.generate([token % 1000 for token in range(int(sys.argv[3]) - 4)], max_tokens=2)
 print(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1])
 """
 linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
@@ -71,7 +71,7 @@ def test_and_so_it_is_for_other_forms(student, tmp_path):
 
 def plan(context=1000):
     return memory.MemoryPlan(
-        context, 100, 500, kv_per_token=2, scratch=10, packing=60, reading=640, mapped=False
+        context, 1, 100, 500, kv_per_token=2, scratch=10, packing=60, reading=640, mapped=False
     )
 
 
@@ -82,6 +82,28 @@ def test_what_a_plan_adds_up():
     assert plan().longest_context(600, 4096) == 0
     assert plan(10).needed == 660 and plan().needed == plan().total
     assert plan().longest_context(659, 4096) == 0  # not even loading fits
+
+
+def test_a_further_conversation_costs_its_keys_and_values_and_nothing_else():
+    one = plan()
+    two = dataclasses.replace(one, conversations=2)
+    assert two.kv == 2 * one.kv and two.total - one.total == one.kv
+    assert two.longest_context(one.total, 4096) == 500
+    assert one.further_conversations(one.needed + 3 * one.kv + 1) == 3
+    assert one.further_conversations(one.needed - 1) == 0
+
+
+def test_as_many_conversations_as_memory_has_room_for(bundles, monkeypatch):
+    bundle = open_bundle(bundles())
+    wanted = memory.plan(
+        bundle.manifest, bundle.manifest.graphs[bundle.graph()], devices.detect().profile, 256
+    )
+    for room, conversations in ((0, 1), (2, 3), (50, 8)):
+        monkeypatch.setattr(devices, "memory_available", lambda room=room: wanted.needed + room * wanted.kv)
+        assert edgert.load(bundle.folder, context=256).conversations == conversations
+    monkeypatch.setattr(devices, "memory_available", lambda: wanted.needed + wanted.kv)
+    with pytest.raises(edgert.DoesNotFit, match="for 60 conversations of 256 tokens"):
+        edgert.load(bundle.folder, context=256, conversations=60)
 
 
 def test_what_does_not_fit_is_refused_with_the_ways_out(bundles, monkeypatch):

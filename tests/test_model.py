@@ -1,7 +1,6 @@
 """Properties of answers that hold for any model, on a tiny one."""
 
 import math
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -28,6 +27,14 @@ def test_temperature_zero_is_deterministic(model):
     assert model.generate(HI, max_tokens=20).token_ids == model.generate(HI, max_tokens=20, seed=5).token_ids
 
 
+def test_a_prompt_that_was_cached_gives_the_same_logits(model):
+    """Bit for bit: at least two tokens are read again, with the kernels that read them the first time."""
+    first = model.generate(HI, max_tokens=20, logprobs=3, fresh=True)
+    again = model.generate(HI, max_tokens=20, logprobs=3)
+    assert again.timings.cached_tokens == again.timings.prompt_tokens - 2
+    assert again.tokens == first.tokens
+
+
 def test_a_seed_makes_sampling_reproducible(model):
     def once(seed):
         return model.generate(HI, max_tokens=20, temperature=1.5, seed=seed).token_ids
@@ -36,33 +43,13 @@ def test_a_seed_makes_sampling_reproducible(model):
     assert once(1) != once(2)
 
 
-def test_a_seed_is_reproducible_whatever_the_cache_holds(model):
-    """int8 kernels round differently for one row and for many: a seed reuses nothing."""
+def test_a_fresh_answer_is_reproducible_whatever_the_cache_holds(model):
+    """An answer's own tokens are rounded otherwise when a prompt repeats them: fresh reuses nothing."""
     model.generate([{"role": "user", "content": "jumps over"}], max_tokens=5)
-    first = model.generate(HI, max_tokens=20, temperature=1.5, seed=3, logprobs=1)
-    again = model.generate(HI, max_tokens=20, temperature=1.5, seed=3, logprobs=1)
+    options = {"max_tokens": 20, "temperature": 1.5, "seed": 3, "logprobs": 1, "fresh": True}
+    first, again = (model.generate(HI, **options) for _ in range(2))
     assert first.tokens == again.tokens
     assert again.timings.cached_tokens == 0
-
-
-def test_two_threads_never_mix_their_answers(model):
-    """One of them may be overtaken; what is finished is what a single thread gets."""
-    prompts = [[{"role": "user", "content": text}] for text in ("lazy dog", "brown fox")]
-    alone = [model.generate(p, max_tokens=12, seed=1, temperature=1.0).token_ids for p in prompts]
-    finished = [0, 0]
-
-    def answer(which):
-        for _ in range(10):
-            try:
-                said = model.generate(prompts[which], max_tokens=12, seed=1, temperature=1.0).token_ids
-            except edgert.Overtaken:
-                continue
-            assert said == alone[which]
-            finished[which] += 1
-
-    with ThreadPoolExecutor(2) as pool:
-        list(pool.map(answer, (0, 1)))
-    assert sum(finished) > 0
 
 
 def test_a_question_is_a_user_message(model):
@@ -85,14 +72,8 @@ def test_a_second_turn_reuses_the_first(model):
     first = model.generate(HI, max_tokens=8)
     longer = [*HI, {"role": "assistant", "content": first.text}, {"role": "user", "content": "jumps"}]
     reused = model.generate(longer, max_tokens=8)
-    assert reused.timings.cached_tokens >= len(model.tokens_of(HI)) - 1
+    assert reused.timings.cached_tokens >= len(model.tokens_of(HI)) - 2
     assert reused.token_ids == edgert.load(model.bundle.folder).generate(longer, max_tokens=8).token_ids
-
-
-def test_the_same_prompt_runs_only_its_last_token(model):
-    model.generate(HI, max_tokens=4)
-    timings = model.generate(HI, max_tokens=4).timings
-    assert timings.cached_tokens == timings.prompt_tokens - 1
 
 
 def test_every_eos_id_ends_the_answer(tmp_path, model):
@@ -113,6 +94,30 @@ def test_stop_strings_end_the_answer_and_are_not_shown(model):
     reply = model.generate(HI, max_tokens=20, stop=[stop])
     assert reply.text == whole[: whole.index(stop)]
     assert reply.finish_reason == "stop"
+
+
+@pytest.mark.parametrize(
+    "kind", [lambda stop: stop, lambda stop: [stop], lambda stop: (s for s in ["", stop][1:])]
+)
+def test_one_stop_string_or_several_from_anything(model, kind):
+    whole = model.generate(HI, max_tokens=20).text
+    reply = model.generate(HI, max_tokens=20, stop=kind(whole[6:9]))
+    assert reply.finish_reason == "stop" and reply.text == whole[: whole.index(whole[6:9])]
+
+
+def test_numbers_from_numpy_and_prompts_from_generators_are_taken(model):
+    expected = model.generate(HI, max_tokens=4).token_ids
+    assert model.generate((message for message in HI), max_tokens=np.int64(4)).token_ids == expected
+    assert model.generate(iter(model.tokens_of(HI)), max_tokens=4).token_ids == expected
+
+
+def test_loops_are_stopped_where_that_is_asked_for(model):
+    """A bias makes the model say one token for ever."""
+    options = {"max_tokens": 200, "logit_bias": {9: 1e5}}
+    assert model.generate(HI, **options).finish_reason == "length"
+    reply = model.generate(HI, stop_loops=True, **options)
+    assert reply.finish_reason == "loop" and set(reply.token_ids) == {9}
+    assert 64 < len(reply.token_ids) < 200
 
 
 def test_logprobs_come_with_each_token(model):
@@ -152,22 +157,6 @@ def test_an_answer_ends_where_the_context_ends(bundles):
     assert reply.finish_reason == "length" and len(reply.token_ids) == 9
 
 
-def test_an_older_stream_is_told_that_it_was_overtaken(model):
-    older = model.stream(HI, max_tokens=20)
-    next(older)
-    model.generate(HI, max_tokens=2)
-    with pytest.raises(edgert.Overtaken):
-        next(older)
-
-
-def test_an_abandoned_stream_leaves_nothing_behind(model):
-    whole = model.generate(HI, max_tokens=12).token_ids
-    stream = model.stream([{"role": "user", "content": "lazy dog"}], max_tokens=20)
-    next(stream), next(stream)
-    stream.close()
-    assert model.generate(HI, max_tokens=12).token_ids == whole
-
-
 def test_sampling_defaults_are_the_models_own(tmp_path):
     generation = {"do_sample": True, "temperature": 0.6, "top_p": 0.95}
     source = tiny.write(tmp_path / "c", tiny.Tiny(generation=generation))
@@ -181,7 +170,11 @@ def test_sampling_defaults_are_the_models_own(tmp_path):
     [
         ({"max_tokens": 0}, "max_tokens"),
         ({"max_tokens": 2.5}, "max_tokens"),
-        ({"stop": "x"}, "stop"),
+        ({"max_tokens": True}, "max_tokens"),
+        ({"stop": ""}, "stop"),
+        ({"stop": 5}, "stop"),
+        ({"stop": ["x", 5]}, "stop"),
+        ({"stop_loops": 1}, "stop_loops"),
         ({"beams": 2}, "unknown option 'beams'"),
     ],
 )

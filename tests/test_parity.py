@@ -1,5 +1,7 @@
 """The exported graph computes what the model's definition says, however it is run."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import reference
@@ -8,8 +10,7 @@ import tiny
 import edgert
 from edgert import devices
 from edgert.bundle import open_bundle
-from edgert.engine.decoder import Decoder
-from edgert.engine.graph_session import GraphSession
+from edgert.engine.loading import load_graph
 from edgert.export import ExportOptions, export
 
 RNG = np.random.default_rng(7)
@@ -17,8 +18,9 @@ IDS = RNG.integers(5, tiny.VOCAB, 90).tolist()
 
 
 def decoder(bundle, context=128, chunk=256):
+    profile = dataclasses.replace(devices.load("laptop-cpu"), prefill_chunk=chunk)
     opened = open_bundle(bundle)
-    return Decoder(GraphSession(opened, devices.load("laptop-cpu")), opened.manifest.model, context, chunk)
+    return load_graph(opened, profile, opened.graph(), context).decoder
 
 
 @pytest.mark.parametrize("family", tiny.CONFIGS)
@@ -27,7 +29,7 @@ def test_fp32_logits_equal_the_reference(family, bundles):
     bundle = bundles(family, "fp32")
     context = open_bundle(bundle).manifest.model.context
     expected = reference.forward(config, tiny.random_tensors(config), IDS, context)
-    found = decoder(bundle).logits(IDS)
+    found = decoder(bundle).score(IDS)
     assert np.abs(expected).max() > 1  # logits large enough that the bound below means something
     assert np.abs(found - expected).max() < 1e-3
 
@@ -35,32 +37,34 @@ def test_fp32_logits_equal_the_reference(family, bundles):
 @pytest.mark.parametrize("family", tiny.CONFIGS)
 def test_prefill_in_chunks_equals_the_whole(family, bundles):
     whole, chunked = decoder(bundles(family, "fp32")), decoder(bundles(family, "fp32"), chunk=13)
-    assert np.abs(whole.logits(IDS) - chunked.logits(IDS)).max() < 1e-4
-    assert np.abs(whole.prefill(IDS) - chunked.prefill(IDS)).max() < 1e-4
+    assert np.abs(whole.score(IDS) - chunked.score(IDS)).max() < 1e-4
+    assert (whole.extend(whole.afresh(), IDS) == chunked.extend(chunked.afresh(), IDS)).all()
 
 
 @pytest.mark.parametrize("family", tiny.CONFIGS)
 def test_decode_with_cache_equals_full_forward(family, bundles):
     model = decoder(bundles(family, "fp32"))
-    full = model.logits(IDS)
-    model.cache.rewind(0)
-    steps = [model.prefill(IDS[:5]).copy()]
-    steps += [model.decode(token).copy() for token in IDS[5:]]
+    full = model.score(IDS)
+    slot = model.afresh()
+    steps = [model.extend(slot, IDS[:5])[0]]
+    steps += [model.decode([slot], [token])[0].copy() for token in IDS[5:]]
     assert np.abs(np.array(steps) - full[4:]).max() < 1e-4
 
 
 def test_rewound_cache_equals_a_fresh_one(bundles):
     model = decoder(bundles("qwen2", "fp32"))
-    fresh = model.prefill(IDS[:30]).copy()
-    model.prefill(IDS[:20] + IDS[40:60])
-    again = model.prefill(IDS[:30])
-    assert model.cache.tokens == IDS[:30]
+    fresh = model.extend(model.afresh(), IDS[:30])
+    slot = model.afresh()
+    model.extend(slot, IDS[:20] + IDS[40:60])
+    slot.rewind(20)
+    again = model.extend(slot, IDS[20:30])
+    assert slot.tokens == IDS[:30]
     assert np.abs(again - fresh).max() < 1e-4
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3", "phi3"])
 def test_int8_stays_close_to_fp32(family, bundles):
-    exact, quantized = decoder(bundles(family, "fp32")).logits(IDS), decoder(bundles(family)).logits(IDS)
+    exact, quantized = decoder(bundles(family, "fp32")).score(IDS), decoder(bundles(family)).score(IDS)
     error = np.sqrt(((quantized - exact) ** 2).mean()) / np.sqrt((exact**2).mean())
     assert 0 < error < 0.08
 
@@ -72,7 +76,7 @@ def test_longrope_takes_the_factors_of_the_exported_context(checkpoints, tmp_pat
     export(checkpoints("phi3-longrope"), tmp_path / "b", ExportOptions(quant="fp32", max_context=asked))
     assert open_bundle(tmp_path / "b").manifest.model.context == context
     expected = reference.forward(config, tiny.random_tensors(config), IDS, context)
-    assert np.abs(decoder(tmp_path / "b").logits(IDS) - expected).max() < 1e-3
+    assert np.abs(decoder(tmp_path / "b").score(IDS) - expected).max() < 1e-3
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])

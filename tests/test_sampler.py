@@ -6,14 +6,21 @@ import numpy as np
 import pytest
 
 from edgert.errors import UsageError
-from edgert.text.sampler import Sampler, Sampling, keep_min_p, keep_top_k, keep_top_p, softmax
+from edgert.text.sampler import History, Sampler, Sampling, keep_min_p, keep_top_k, keep_top_p, softmax
 
 LOGITS = np.log(np.array([0.5, 0.3, 0.15, 0.05], np.float32))
 
 
 def draws(count=4000, logits=LOGITS, prompt=(), **settings):
-    sampler = Sampler(Sampling(**{"temperature": 1.0, "seed": 1, **settings}), prompt, len(logits))
-    return np.bincount([sampler.sample(logits).id for _ in range(count)], minlength=len(logits)) / count
+    sampler = Sampler(Sampling(**{"temperature": 1.0, "seed": 1, **settings}), len(logits))
+    return np.bincount(answer(sampler, History(prompt), count, logits), minlength=len(logits)) / count
+
+
+def answer(sampler, history, count, logits=LOGITS):
+    """An answer's tokens, where the logits are always the same."""
+    for _ in range(count):
+        history.accept(sampler.choose(logits, history).id)
+    return history.answer
 
 
 def test_temperature_zero_is_argmax():
@@ -83,15 +90,49 @@ def test_repetition_penalty_lowers_negative_logits_too():
 
 def test_presence_and_frequency_count_the_answer_only():
     logits = np.array([1.0, 0.9, 0.5], np.float32)
-    sampler = Sampler(Sampling(presence_penalty=0.3), [0, 0, 0], 3)
-    assert [sampler.sample(logits).id for _ in range(4)] == [
-        0,
-        1,
-        0,
-        0,
-    ]  # once each, then the order is restored
-    sampler = Sampler(Sampling(frequency_penalty=0.3), [], 3)
-    assert [sampler.sample(logits).id for _ in range(6)] == [0, 1, 0, 1, 2, 0]
+    sampler = Sampler(Sampling(presence_penalty=0.3), 3)
+    # Once each, then the order is restored.
+    assert answer(sampler, History([0, 0, 0]), 4, logits) == [0, 1, 0, 0]
+    sampler = Sampler(Sampling(frequency_penalty=0.3), 3)
+    assert answer(sampler, History(), 6, logits) == [0, 1, 0, 1, 2, 0]
+
+
+@pytest.mark.parametrize(
+    "settings", [{"temperature": 1.0}, {"frequency_penalty": 0.3}, {"repetition_penalty": 1.4}]
+)
+def test_a_token_that_is_taken_back_leaves_no_trace(settings):
+    """What a draft proposed and the model rejects: the answer goes on as if it had never been there."""
+    sampler = Sampler(Sampling(seed=4, **settings), 4)
+    plain = answer(sampler, History([3]), 12)
+    history = History([3])
+    answer(sampler, history, 5)
+    for token in (3, 3, 1):
+        history.accept(token)
+    history.take_back(3)
+    assert answer(sampler, history, 7) == plain
+
+
+def test_choosing_changes_nothing():
+    sampler, history = Sampler(Sampling(temperature=1.0, seed=2), 4), History([1])
+    assert len({sampler.choose(LOGITS, history).id for _ in range(20)}) == 1
+    assert history.answer == [] and history.seen == {1}
+
+
+def test_only_allowed_tokens_are_chosen():
+    allowed = np.array([False, False, True, True])
+    for temperature in (0.0, 1.0):
+        sampler = Sampler(Sampling(temperature=temperature, seed=1, logprobs=0), 4)
+        history = History()
+        found = []
+        for _ in range(50):
+            found.append(sampler.choose(LOGITS, history, allowed))
+            history.accept(found[-1].id)
+        assert {token.id for token in found} == ({2} if temperature == 0 else {2, 3})
+        assert found[0].logprob == pytest.approx(float(LOGITS[found[0].id]), abs=1e-5)  # the model's own
+
+
+def test_without_a_seed_answers_differ():
+    assert len({tuple(answer(Sampler(Sampling(temperature=1.0), 4), History(), 30)) for _ in range(3)}) == 3
 
 
 def test_tiny_temperatures_are_argmax():
@@ -106,7 +147,7 @@ def test_logits_are_left_as_they_are():
 
 
 def test_logprobs_are_those_of_the_model():
-    token = Sampler(Sampling(temperature=0.0, logprobs=2, logit_bias={2: 50.0}), [], 4).sample(LOGITS)
+    token = Sampler(Sampling(logprobs=2, logit_bias={2: 50.0}), 4).choose(LOGITS, History())
     assert token.id == 2
     assert token.logprob == pytest.approx(math.log(0.15), abs=1e-5)
     assert [i for i, _ in token.top_logprobs] == [0, 1]
@@ -140,4 +181,4 @@ def test_values_out_of_range_are_refused(bad):
 
 def test_bias_outside_the_vocabulary_is_refused():
     with pytest.raises(UsageError, match="token 9 is outside"):
-        Sampler(Sampling(logit_bias={9: 1.0}), [], 4)
+        Sampler(Sampling(logit_bias={9: 1.0}), 4)

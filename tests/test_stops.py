@@ -46,7 +46,7 @@ def test_the_earliest_of_several_wins():
     assert feed(["late", "early"], ["so early, not late"]) == ("so ", "early")
 
 
-@pytest.mark.parametrize("bad", ["text", [""], [3]])
-def test_stops_must_be_a_list_of_strings(bad):
+@pytest.mark.parametrize("bad", [[""], [3], ["x", None]])
+def test_stops_must_be_strings(bad):
     with pytest.raises(UsageError, match="stop must be"):
         check_stops(bad)

@@ -129,16 +129,19 @@ def test_every_operator_runs_on_the_gpu(exact, family, quant):
 def test_chunks_and_steps_equal_each_other(exact, gpu):
     whole = gpu.logits(IDS)
     assert distance(on_gpu(exact(), chunk=7).logits(IDS), whole) < 1e-5
-    steps = [gpu._decoder.prefill(IDS[:80]).copy(), *(gpu._decoder.decode(t).copy() for t in IDS[80:])]
+    decoder = gpu._engine.decoder
+    slot = decoder.afresh()
+    steps = [decoder.extend(slot, IDS[:80])[0], *(decoder.decode([slot], [t])[0].copy() for t in IDS[80:])]
     assert distance(np.array(steps), whole[79:]) < 1e-5
 
 
 def test_a_rewound_cache_equals_a_fresh_one(gpu):
-    gpu._decoder.forget()
-    fresh = gpu._decoder.prefill(IDS[:30]).copy()
-    gpu._decoder.prefill(IDS[:20] + IDS[40:60])
-    assert gpu._decoder.reusable(IDS[:30]) == 20
-    assert distance(gpu._decoder.prefill(IDS[:30]), fresh) < 1e-5
+    decoder = gpu._engine.decoder
+    fresh = decoder.extend(decoder.afresh(), IDS[:30])
+    slot = decoder.afresh()
+    decoder.extend(slot, IDS[:20] + IDS[40:60])
+    slot.rewind(20)
+    assert distance(decoder.extend(slot, IDS[20:30]), fresh) < 1e-5
 
 
 def test_a_second_turn_goes_on_from_the_first(exact, gpu):
@@ -146,23 +149,22 @@ def test_a_second_turn_goes_on_from_the_first(exact, gpu):
     reply = gpu.generate(talk, max_tokens=5, temperature=1.0, seed=3)
     talk += [{"role": "assistant", "content": reply.text}, {"role": "user", "content": "dog"}]
     prompt = gpu.tokens_of(talk)
-    assert gpu._decoder.reusable(prompt) > 0
+    assert gpu.generate(prompt, max_tokens=1).timings.cached_tokens > 0
     assert tokens(gpu, prompt) == tokens(edgert.load(exact(), context=128), prompt)
 
 
 def test_keys_and_values_stay_on_the_gpu(gpu):
     """One buffer is past and present, on the device, and a step writes one row of it there."""
-    decoder = gpu._decoder
-    decoder.forget()
-    decoder.prefill(IDS[:10])
-    past, present = decoder.cache.past, decoder.cache.present
-    assert all(value.device_name() == "webgpu" for value in past.values())
-    before = _read(past["past_key_values.0.key"])
-    decoder.decode(IDS[10])
-    outputs = decoder._step.current().get_outputs()
-    assert {value.data_ptr() for value in past.values()} == {value.data_ptr() for value in present.values()}
-    assert {value.data_ptr() for value in past.values()} <= {value.data_ptr() for value in outputs}
-    changed = (_read(past["past_key_values.0.key"]) != before).any(axis=(0, 1, 3))
+    decoder = gpu._engine.decoder
+    slot = decoder.afresh()
+    decoder.extend(slot, IDS[:10])
+    cache = decoder.pool.view(0, 1)
+    assert all(value.device_name() == "webgpu" for value in cache.values())
+    before = _read(cache[0, "key"])
+    decoder.decode([slot], [IDS[10]])
+    outputs = decoder._steps[0, 1].binding.current().get_outputs()
+    assert {value.data_ptr() for value in cache.values()} <= {value.data_ptr() for value in outputs}
+    changed = (_read(cache[0, "key"]) != before).any(axis=(0, 1, 3))
     assert changed.nonzero()[0].tolist() == [10]
 
 

@@ -29,7 +29,7 @@ from edgert.bench.peers import Peer, Rival
 from edgert.bench.weights import step_bytes
 from edgert.bundle import Bundle, open_bundle
 from edgert.engine import memory
-from edgert.engine.loading import Engine, start
+from edgert.engine.loading import Loaded, load
 from edgert.errors import UsageError
 from edgert.home import find_bundle
 from edgert.machine.tuning import tuned_profile
@@ -110,15 +110,15 @@ def measure(opening: Opening, wanted: Wanted, progress: Progress) -> Bench:
     bundle = open_bundle(find_bundle(opening.path))
     tokenizer = open_tokenizer(bundle)
     footprints = list(_footprints(opening, text_tokens(tokenizer, PROMPT), wanted.runs, told))
-    engine = _start(bundle, opening)
-    todo, skipped = course(wanted.depths, engine.decoder.cache.capacity)
+    loaded = _load(bundle, opening)
+    todo, skipped = course(wanted.depths, loaded.decoder.pool.capacity)
     if not todo.depths:
-        raise UsageError(f"no depth fits into a context of {engine.decoder.cache.capacity} tokens")
+        raise UsageError(f"no depth fits into a context of {loaded.decoder.pool.capacity} tokens")
     found = energy.find()
-    own = runner(bundle, engine.decoder, tokenizer, found.meter)
-    others = [peers.open_peer(rival, engine) for rival in wanted.rivals]
-    rounds = list(Race(own, others, Bandwidth(engine.threads), told).rounds(todo, wanted.runs))
-    made = _bench(bundle, engine, todo, footprints, rounds)
+    own = runner(bundle, loaded.decoder, tokenizer, found.meter)
+    others = [peers.open_peer(rival, loaded) for rival in wanted.rivals]
+    rounds = list(Race(own, others, Bandwidth(loaded.threads), told).rounds(todo, wanted.runs))
+    made = _bench(bundle, loaded, todo, footprints, rounds)
     return replace(
         made,
         skipped=skipped,
@@ -128,9 +128,9 @@ def measure(opening: Opening, wanted: Wanted, progress: Progress) -> Bench:
     )
 
 
-def _start(bundle: Bundle, opening: Opening) -> Engine:
+def _load(bundle: Bundle, opening: Opening) -> Loaded:
     profile = devices.load(opening.device) if opening.device else tuned_profile(bundle)
-    return start(bundle, profile, opening.context, opening.kv, force=opening.force)
+    return load(bundle, profile, opening.context, opening.kv, force=opening.force)
 
 
 def _footprints(opening: Opening, prompt: list[int], runs: int, told: Told) -> Iterator[Footprint]:
@@ -141,18 +141,18 @@ def _footprints(opening: Opening, prompt: list[int], runs: int, told: Told) -> I
 
 
 def _bench(
-    bundle: Bundle, engine: Engine, todo: Course, footprints: Sequence[Footprint], rounds: Sequence[Round]
+    bundle: Bundle, loaded: Loaded, todo: Course, footprints: Sequence[Footprint], rounds: Sequence[Round]
 ) -> Bench:
     """What edgert itself reached."""
     laps = [done.own for done in rounds]
-    depths = tuple(_depths(bundle, engine, todo, rounds))
+    depths = tuple(_depths(bundle, loaded, todo, rounds))
     unread = any(depth.joules is None for depth in depths)
     return Bench(
         bundle=bundle.manifest.name,
-        device=engine.profile.name,
-        graph=engine.graph,
-        threads=engine.threads,
-        context=engine.decoder.cache.capacity,
+        device=loaded.profile.name,
+        graph=loaded.graph,
+        threads=loaded.threads,
+        context=loaded.decoder.pool.capacity,
         prompt=todo.prompt,
         steps=todo.steps,
         load=figure([found.load for found in footprints]),
@@ -166,10 +166,10 @@ def _bench(
     )
 
 
-def _depths(bundle: Bundle, engine: Engine, todo: Course, rounds: Sequence[Round]) -> Iterator[AtDepth]:
+def _depths(bundle: Bundle, loaded: Loaded, todo: Course, rounds: Sequence[Round]) -> Iterator[AtDepth]:
     facts = bundle.manifest
-    weights = step_bytes(bundle, engine.graph)
-    token = memory.kv_per_token(facts.model, facts.graphs[engine.graph].kv)
+    weights = step_bytes(bundle, loaded.graph)
+    token = memory.kv_per_token(facts.model, facts.graphs[loaded.graph].kv)
     for depth in todo.depths:
         read = weights + token * (depth + (todo.steps + 1) // 2)
         decode = [done.own.speeds.decode[depth] for done in rounds]
@@ -224,7 +224,7 @@ def _ratio(own: Sequence[float], theirs: Sequence[float]) -> Figure:
 
 def _curve(own: Runner, told: Told) -> Curve:
     """From an empty cache to a full one, in one session that grows."""
-    capacity = own.decoder.cache.capacity
+    capacity = own.decoder.pool.capacity
     steps = max(1, min(POINT_STEPS, capacity // (2 * POINTS)))
     points = []
     for depth in np.linspace(0, capacity - steps, POINTS).astype(int).tolist():

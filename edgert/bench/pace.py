@@ -11,8 +11,9 @@ import numpy as np
 from edgert.bench.energy import Meter
 from edgert.bundle import Bundle
 from edgert.engine.decoder import Decoder, Logits
+from edgert.engine.slots import Slot
 from edgert.text.prompts import BUILT_IN
-from edgert.text.sampler import Sampler, Sampling
+from edgert.text.sampler import History, Sampler, Sampling
 from edgert.text.tokenizer import Tokenizer
 
 PROMPT = 512  # tokens
@@ -72,7 +73,7 @@ def text_tokens(tokenizer: Tokenizer, count: int) -> list[int]:
 
 @dataclass(frozen=True)
 class Runner:
-    """An engine's decoder, the tokens it is fed (as many as its cache holds), and a meter of energy."""
+    """An engine's decoder, the tokens it is fed (as many as a row holds), and a meter of energy."""
 
     decoder: Decoder
     tokens: Sequence[int]
@@ -84,11 +85,10 @@ class Runner:
         """One round, from an empty cache."""
         prompt = list(self.tokens[: course.prompt])
         text = self.tokenizer.decode(prompt)
-        self.decoder.forget()
+        slot = self.decoder.afresh()
         start = time.perf_counter()
-        logits = self.decoder.prefill(prompt)
+        logits = self.decoder.extend(slot, prompt)[0]
         read = time.perf_counter() - start
-        logits = logits.copy()
         greedy, sampled = (self._drawing(sampling, logits) for sampling in (GREEDY, SAMPLED))
         start = time.perf_counter()
         self.tokenizer.encode(text)
@@ -100,11 +100,10 @@ class Runner:
         """Seconds of each of some steps, after the cache was brought to a depth; a longer cache than before
         only reads what is new.
         """
-        self._reach(depth)
-        seconds = []
+        slot, seconds = self._reach(depth), []
         for token in self.tokens[depth : depth + steps]:
             start = time.perf_counter()
-            self.decoder.decode(token)
+            self.decoder.decode([slot], [token])
             seconds.append(time.perf_counter() - start)
         return seconds
 
@@ -112,38 +111,40 @@ class Runner:
         """Tokens a second and joules a token, the deepest first: the others need to read nothing again."""
         decode, joules = {}, {}
         for depth in reversed(course.depths):
-            self._reach(depth)
+            slot = self._reach(depth)
             if self.meter:
                 self.meter.start()
             start = time.perf_counter()
             for token in self.tokens[depth : depth + course.steps]:
-                self.decoder.decode(token)
+                self.decoder.decode([slot], [token])
             decode[depth] = course.steps / (time.perf_counter() - start)
             used = self.meter.stop() if self.meter else None
             if used is not None:
                 joules[depth] = used / course.steps
         return dict(sorted(decode.items())), dict(sorted(joules.items()))
 
-    def _reach(self, depth: int) -> None:
-        """Bring the cache to a depth; of an empty one a first step is not measured."""
-        if depth:
-            self.decoder.prefill(self.tokens[:depth])
-        else:
-            self.decoder.forget()
-            self.decoder.decode(self.tokens[0])
-            self.decoder.forget()
+    def _reach(self, depth: int) -> Slot:
+        """Bring the row to a depth; of an empty one a first step is not measured."""
+        slot = self.decoder.slots[0]
+        slot.rewind(depth)
+        if len(slot) < depth:
+            self.decoder.extend(slot, self.tokens[len(slot) : depth])
+        if not depth:
+            self.decoder.decode([slot], self.tokens[:1])
+            slot.rewind(0)
+        return slot
 
     def _drawing(self, sampling: Sampling, logits: Logits) -> float:
-        sampler = Sampler(sampling, (), self.vocab)
+        sampler, history = Sampler(sampling, self.vocab), History()
         seconds = []
         for _ in range(DRAWS):
             start = time.perf_counter()
-            sampler.sample(logits)
+            sampler.choose(logits, history)
             seconds.append(time.perf_counter() - start)
         return float(np.median(seconds))
 
 
 def runner(bundle: Bundle, decoder: Decoder, tokenizer: Tokenizer, meter: Meter | None = None) -> Runner:
     """Over as many tokens of text as the cache holds."""
-    tokens = text_tokens(tokenizer, decoder.cache.capacity)
+    tokens = text_tokens(tokenizer, decoder.pool.capacity)
     return Runner(decoder, tokens, tokenizer, bundle.manifest.model.vocab_size, meter)

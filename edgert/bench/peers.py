@@ -14,7 +14,7 @@ from typing import Protocol
 from edgert import devices
 from edgert.bench.pace import Course, Speeds, runner
 from edgert.bundle import open_bundle
-from edgert.engine.loading import Engine, on_cpu, start
+from edgert.engine.loading import Loaded, load, on_cpu
 from edgert.errors import EdgertError, UsageError
 from edgert.home import find_bundle
 from edgert.text.tokenizer import open_tokenizer
@@ -61,9 +61,9 @@ def check(rival: Rival) -> None:
         raise UsageError(f"--against {rival.name}: there is no file {rival.path}")
 
 
-def open_peer(rival: Rival, engine: Engine) -> Peer:
-    """The rival, to run as `engine` does. Raises EdgertError."""
-    return OPENERS[rival.name](rival.path, engine)
+def open_peer(rival: Rival, loaded: Loaded) -> Peer:
+    """The rival, to run as `loaded` does. Raises EdgertError."""
+    return OPENERS[rival.name](rival.path, loaded)
 
 
 class LlamaCpp:
@@ -73,9 +73,9 @@ class LlamaCpp:
     edgert computes on the processor, so does llama.cpp. Its cache holds 16-bit keys and values, its default.
     """
 
-    def __init__(self, path: str, engine: Engine) -> None:
-        threads = engine.threads or devices.processors()
-        place = ["-dev", "none"] if on_cpu(engine.profile) else []
+    def __init__(self, path: str, loaded: Loaded) -> None:
+        threads = loaded.threads or devices.processors()
+        place = ["-dev", "none"] if on_cpu(loaded.profile) else []
         fixed = ["-m", path, "-t", str(threads), "-fa", "0,1", "-r", "1", "-o", "json"]
         self._command = [_llama_bench(), *fixed, *place]
 
@@ -112,12 +112,12 @@ class LlamaCpp:
 class OtherBundle:
     """edgert on another bundle, on the same device, with as long a cache. Raises UsageError."""
 
-    def __init__(self, path: str, engine: Engine) -> None:
+    def __init__(self, path: str, loaded: Loaded) -> None:
         bundle = open_bundle(find_bundle(path))
-        wanted, longest = engine.decoder.cache.capacity, bundle.manifest.model.context
+        wanted, longest = loaded.decoder.pool.capacity, bundle.manifest.model.context
         if longest < wanted:
             raise UsageError(f"{path} holds {longest} tokens only: compare with --context {longest}")
-        decoder = start(bundle, engine.profile, wanted).decoder
+        decoder = load(bundle, loaded.profile, wanted).decoder
         self._runner = runner(bundle, decoder, open_tokenizer(bundle))
 
     def lap(self, course: Course) -> Speeds:
@@ -125,7 +125,7 @@ class OtherBundle:
         return self._runner.lap(course).speeds
 
 
-OPENERS: Mapping[str, Callable[[str, Engine], Peer]] = {"llama.cpp": LlamaCpp, "edgert": OtherBundle}
+OPENERS: Mapping[str, Callable[[str, Loaded], Peer]] = {"llama.cpp": LlamaCpp, "edgert": OtherBundle}
 
 
 def _llama_bench() -> str:

@@ -10,12 +10,11 @@ from typing import cast
 
 import click
 
-from edgert import conversation as conversations
-from edgert.answer import Chunk, Timings, cut_notice
-from edgert.conversation import Conversation
+from edgert.answering.conversation import Content
+from edgert.answering.reply import Chunk, Reply, Timings, cut_notice
+from edgert.answering.request import Options
 from edgert.errors import EdgertError, PromptTooLong, UsageError
-from edgert.model import Model, Options
-from edgert.text.loops import LoopDetector
+from edgert.model import Model
 
 HELP = """\
 /help               this list
@@ -34,8 +33,8 @@ class Chat:
 
     def __init__(self, model: Model, options: Options, system: str | None = None) -> None:
         self._model = model
-        self._options = options
-        self._conversation = Conversation(system)
+        own: Options = {"stop_loops": True, **options}
+        self._conversation = model.conversation(system, **own)
         self._commands: dict[str, Callable[[str], None]] = {
             "help": lambda _: click.echo(HELP),
             "clear": self._clear,
@@ -64,34 +63,27 @@ class Chat:
             except EdgertError as error:
                 click.echo(_advised(error), err=True)
 
-    def answer(self, question: str) -> Timings | None:
+    def answer(self, question: Content) -> Timings | None:
         """Ask and stream the answer to the terminal; None if it was stopped before its first token."""
-        self._conversation.ask(question)
-        shown: list[str] = []
-        timings, loops = None, LoopDetector()
+        stream = self._conversation.send(question)
+        chunk: Chunk | None = None
         try:
-            for chunk in self._model.stream(self._conversation.messages, **self._options):
-                shown.append(chunk.text)
-                timings = chunk.timings
+            for chunk in stream:
                 click.echo(chunk.text, nl=False)
-                if chunk.token and loops.push(chunk.token.id):
-                    break
-            click.echo()
-            self._say_why_it_ends(chunk)
         except KeyboardInterrupt:
+            stream.close()
             click.echo("  (stopped)")
-        except EdgertError:
-            self._conversation.take_back_question()
-            raise
-        self._conversation.answer("".join(shown))
-        return timings
+            return chunk.timings if chunk else None
+        click.echo()
+        self._say_why_it_ends(stream.reply)
+        return stream.reply.timings
 
-    def _say_why_it_ends(self, last: Chunk) -> None:
+    def _say_why_it_ends(self, reply: Reply) -> None:
         """Unless the model ended its answer itself."""
-        if last.finish_reason is None:
+        if reply.finish_reason == "loop":
             click.echo("(stopped: it only repeats itself; try --temperature 0.6, or ask otherwise)", err=True)
-        if last.finish_reason == "length":
-            click.echo(cut_notice(last.timings, self._model.context), err=True)
+        if reply.finish_reason == "length":
+            click.echo(cut_notice(reply.timings, self._model.context), err=True)
 
     def _handle(self, line: str) -> None:
         if not line.strip():
@@ -105,15 +97,15 @@ class Chat:
         self._commands[name.lower()](argument.strip())
 
     def _retry(self, _: str) -> None:
-        before = list(self._conversation.turns)
+        before = self._conversation.messages
         try:
-            self.answer(self._conversation.take_back_question())
+            self.answer(self._conversation.take_back())
         except EdgertError:
-            self._conversation.turns = before
+            self._conversation.restore(before)
             raise
 
     def _clear(self, _: str) -> None:
-        self._conversation.turns.clear()
+        self._conversation.clear()
         click.echo("The conversation is forgotten.")
 
     def _system(self, text: str) -> None:
@@ -122,17 +114,19 @@ class Chat:
                 self._conversation.system or "No system prompt: the model's own is used, if it has one."
             )
             return
-        self._conversation = Conversation(text)
+        self._conversation.clear()
+        self._conversation.system = text
         click.echo("The system prompt is set; the conversation starts over.")
 
     def _set(self, argument: str) -> None:
         """Values are read as Python literals, so `/set seed 7`, `/set logit_bias {5: -1}` and `None` work."""
         name, _, text = argument.partition(" ")
         if not name:
-            request = self._model.request(**self._options)
+            request = self._model.request(**self._conversation.options)
             settings = {
                 "max_tokens": request.max_tokens,
                 "stop": list(request.stop),
+                "stop_loops": request.stop_loops,
                 **vars(request.sampling),
             }
             click.echo("\n".join(f"{key} {value}" for key, value in settings.items()))
@@ -141,9 +135,9 @@ class Chat:
             value = ast.literal_eval(text.strip())
         except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as error:
             raise UsageError(f"/set {name} needs a Python value, such as 0.6, ['END'] or None") from error
-        changed = cast(Options, {**self._options, name: value})
+        changed = cast(Options, {**self._conversation.options, name: value})
         self._model.request(**changed)  # refuses what can't be
-        self._options = changed
+        self._conversation.options = changed
         click.echo(f"{name} is {value} from the next answer on.")
 
     def _save(self, name: str) -> None:
@@ -152,7 +146,7 @@ class Chat:
         click.echo(f"Saved to {path}.")
 
     def _load(self, name: str) -> None:
-        self._conversation = conversations.load(_path(name, "/load"))
+        self._conversation.load(_path(name, "/load"))
         for turn in self._conversation.turns:
             click.echo(f"{'> ' if turn['role'] == 'user' else ''}{turn['content']}")
 

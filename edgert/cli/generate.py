@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -11,6 +11,9 @@ from edgert.cli import console
 from edgert.cli.opening import load_model
 from edgert.cli.options import given, kv_option, model_options, sampling_options
 from edgert.errors import UsageError
+
+if TYPE_CHECKING:
+    from edgert.answering.reply import Reply
 
 
 @click.command
@@ -41,7 +44,7 @@ def generate(
     edgert generate -p "Why is the sky blue?" --max-tokens 100
     edgert generate ./bundle -p "Once upon a time" --raw --json
     """
-    from edgert.answer import cut_notice
+    from edgert.answering.reply import cut_notice
 
     if not (prompt if raw else prompt.strip()):
         raise UsageError("the prompt is empty: -p needs a text")
@@ -50,7 +53,7 @@ def generate(
         prompt = console.piped_text() if raw else console.piped_prompt()
     stream = model.stream(model.tokenizer.encode(prompt) if raw else prompt, **given(sampling))
     if as_json:
-        click.echo(json.dumps(_reply_json(stream), ensure_ascii=False, indent=2))
+        click.echo(json.dumps(_reply_json(stream.reply), ensure_ascii=False, indent=2))
         return
     for chunk in stream:
         click.echo(chunk.text, nl=False)
@@ -59,10 +62,7 @@ def generate(
         click.echo(cut_notice(chunk.timings, model.context), err=True)
 
 
-def _reply_json(stream: Any) -> dict[str, Any]:
-    from edgert.answer import join
-
-    reply = join(stream)
+def _reply_json(reply: Reply) -> dict[str, Any]:
     timings = reply.timings
     return {
         "text": reply.text,

@@ -48,7 +48,7 @@ def load_model(
     """The model in a bundle, or the default student if none was named. Raises what `edgert.load` raises."""
     from edgert.model import load
 
-    return load(find_bundle(bundle), device, context, kv, force=force)
+    return load(find_bundle(bundle), device, context, kv, conversations=1, force=force)
 
 
 def default_bundle() -> Path:

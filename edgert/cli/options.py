@@ -12,7 +12,7 @@ import click
 from edgert.bundle.graph_io import KV_KINDS
 
 if TYPE_CHECKING:
-    from edgert.model import Options
+    from edgert.answering.request import Options
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 

@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, TypeAlias
 
-from edgert.answer import FinishReason
+from edgert.answering.reply import FinishReason
 from edgert.text.final import equal_finals
 from edgert.text.prompts import Question, title
 

@@ -11,11 +11,12 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from edgert.answer import join
+from edgert.answering.reply import join
+from edgert.answering.request import Options
 from edgert.compare.comparison import Answer, Choice, Comparison, Fork, Pair, Side
 from edgert.engine.fidelity import Figures, Logits, diverge, log_softmax
 from edgert.errors import PromptTooLong, UsageError
-from edgert.model import Model, Options
+from edgert.model import Model
 from edgert.text.final import THINKING, final_answer
 from edgert.text.prompts import Question, title
 
@@ -93,7 +94,7 @@ def _pair(bundle: Model, reference: Model, prompt: Question, limit: int) -> Pair
 
 def _ask(model: Model, prompt: Question, limit: int) -> Answer:
     greedy: Options = {"max_tokens": limit, "temperature": 0.0, "repetition_penalty": 1.0, "logprobs": 0}
-    greedy["seed"] = 0  # draws nothing: it makes the model start from an empty cache
+    greedy["fresh"] = True
     chunks = list(model.stream(prompt, **greedy))
     reply = join(chunks)
     pieces = [chunk.text for chunk in chunks if chunk.token is not None]

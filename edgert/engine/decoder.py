@@ -1,146 +1,168 @@
-"""Decoder: tokens in, logits out. `prefill` reads a prompt, `decode` adds a token, `verify` adds a few."""
+"""Decoder: runs the graph. `extend` appends tokens to one row, `decode` one token to each of several rows."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from edgert.bundle import ModelFacts
-from edgert.engine.graph_session import Binding, GraphSession, share, zeros
-from edgert.engine.kv_cache import KVCache
+from edgert.bundle import ModelFacts, graph_io
+from edgert.engine.graph_session import Binding, GraphSession, OrtValue, RunOptions, as_value
+from edgert.engine.kv_pool import KVPool, Part
+from edgert.engine.slots import Slot
 from edgert.errors import PromptTooLong
 
-Logits = npt.NDArray[np.float32]
+Logits: TypeAlias = npt.NDArray[np.float32]
+Inputs: TypeAlias = Mapping[str, npt.NDArray[Any]]
+
+IDLE_ROWS_JOINED = 2  # a third as dear as a run of their own for the rows behind them
 
 
 @dataclass(frozen=True)
-class Several:
-    """Buffers of a pass over a few tokens, made and bound once: (1, count), (1, count, vocab)."""
+class Step:
+    """Neighbouring rows that decode in one run: what the graph reads and writes, bound once."""
 
-    tokens: npt.NDArray[np.int64]
-    logits: Logits
+    tokens: npt.NDArray[np.int64]  # (rows, 1)
+    lengths: npt.NDArray[np.int32]  # (rows,): tokens in a row with the new one, minus one
+    longest: npt.NDArray[np.int32]  # (): the same of the longest row, not minus one
+    logits: Logits  # (rows, 1, vocab)
     binding: Binding
 
 
 class Decoder:
-    """Runs the graph over a KV cache. Every buffer of the decode step is made and bound once."""
+    """Tokens in, logits out, over the rows of a KV pool. One thread at a time may use it.
 
-    def __init__(
-        self, session: GraphSession, facts: ModelFacts, context: int, chunk: int, kv: str = "fp32"
-    ) -> None:
-        self.cache = KVCache(facts, context, kv, session.buffer)
+    `slots` are its rows and what they hold. A row gives the same logits, bit for bit, whether it decodes
+    alone or with others, and however its tokens were cut into chunks of two or more. Other kernels read one
+    token alone, which round otherwise.
+    """
+
+    def __init__(self, session: GraphSession, facts: ModelFacts, pool: KVPool, chunk: int) -> None:
+        self.pool = pool
+        self.chunk = chunk
+        self.slots = [Slot(row) for row in range(pool.rows)]
         self._session = session
-        self._chunk = chunk
         self._vocab = facts.vocab_size
-        self._token = zeros((1, 1), np.int64)
-        self._seqlens_k = zeros((1,), np.int32)
-        self._total = zeros((), np.int32)
-        self._wanted = zeros((1,), np.int64)
-        self._logits: Logits = zeros((1, 1, facts.vocab_size), np.float32)
-        self._lengths = {
-            "seqlens_k": share(self._seqlens_k),
-            "total_sequence_length": share(self._total),
+        self._steps: dict[tuple[int, int], Step] = {}
+
+    def afresh(self) -> Slot:
+        """The first row, emptied, for those who have the decoder to themselves."""
+        self.slots[0].rewind(0)
+        return self.slots[0]
+
+    def score(self, tokens: Sequence[int]) -> Logits:
+        """Logits after every token of a text, (len(tokens), vocab), in the first row, emptied before."""
+        return self.extend(self.afresh(), tokens, len(tokens))
+
+    def extend(
+        self, slot: Slot, tokens: Sequence[int], wanted: int = 1, *, stop: RunOptions | None = None
+    ) -> Logits:
+        """Append tokens to a row, in chunks; logits after the last `wanted` of them, (wanted, vocab).
+
+        The array is the caller's own. The row notes tokens only once they are in it: after an interrupt, or a
+        `stop` that was told to terminate (which raises), it claims nothing that it doesn't hold.
+        Raises PromptTooLong.
+        """
+        self._check_room(slot, len(tokens))
+        logits: Logits = np.empty((wanted, self._vocab), np.float32)
+        unwanted, done = len(tokens) - wanted, 0
+        for size in chunk_sizes(len(tokens), self.chunk):
+            rows = logits[max(0, done - unwanted) : max(0, done + size - unwanted)]
+            self._read(slot, tokens[done : done + size], rows, stop)
+            done += size
+        return logits
+
+    def decode(self, slots: Sequence[Slot], tokens: Sequence[int]) -> list[Logits]:
+        """Append a token to each row; logits after each, (vocab,).
+
+        The arrays are the decoder's own: they hold until the next call. Rows that lie together run together.
+        Raises PromptTooLong before anything is computed.
+        """
+        for slot in slots:
+            self._check_room(slot, 1)
+        added = {slot.row: token for slot, token in zip(slots, tokens, strict=True)}
+        found: dict[int, Logits] = {}
+        for rows in self._runs(added):
+            found |= self._decode_run(rows, added)
+        return [found[slot.row] for slot in slots]
+
+    def _read(self, slot: Slot, chunk: Sequence[int], logits: Logits, stop: RunOptions | None) -> None:
+        """One run over one row; `logits` are filled with those of its last tokens."""
+        length, wanted = len(slot) + len(chunk), max(1, len(logits))
+        unread = np.empty((1, self._vocab), np.float32)  # the graph has no form without logits
+        inputs: Inputs = {
+            graph_io.INPUT_IDS: np.array([chunk], np.int64),
+            graph_io.SEQLENS_K: np.array([length - 1], np.int32),
+            graph_io.TOTAL_SEQUENCE_LENGTH: np.array(length, np.int32),
+            graph_io.LOGITS_POSITIONS: np.arange(len(chunk) - wanted, len(chunk), dtype=np.int64),
         }
-        last = {"logits_positions": share(self._wanted)}
-        outputs = {"logits": share(self._logits), **self.cache.present}
-        inputs = {**self._lengths, **last, **self.cache.past}
-        self._step = session.bind({"input_ids": share(self._token), **inputs}, outputs)
-        self._chunked = session.bind(inputs, outputs)
-        self._several: dict[int, Several] = {}
+        binding = self._bind(inputs, (logits if len(logits) else unread)[None], self.pool.view(slot.row, 1))
+        self._session.run(binding, stop)
+        slot.tokens += chunk
 
-    def reusable(self, tokens: Sequence[int]) -> int:
-        """How many tokens a prefill will find in the cache; never the last, whose logits are wanted."""
-        return min(self.cache.common_prefix(tokens), len(tokens) - 1)
+    def _decode_run(self, rows: range, added: Mapping[int, int]) -> dict[int, Logits]:
+        """One run over neighbouring rows; logits by row, of those to which a token is added.
 
-    def forget(self) -> None:
-        """Empty the cache. What a prefill computes then depends on the prompt alone: the int8 kernels round
-        differently for one row and for many, so a reused prefix can tip the balance between two tokens.
+        Idle rows between them are computed along. They are told their own length, so that what they write
+        lies behind their tokens.
         """
-        self.cache.rewind(0)
+        step = self._step(rows)
+        for index, row in enumerate(rows):
+            step.tokens[index, 0] = added.get(row, 0)
+            step.lengths[index] = len(self.slots[row])
+        step.longest[...] = step.lengths.max() + 1
+        self._session.run(step.binding)
+        for row in added.keys() & rows:
+            self.slots[row].tokens.append(added[row])
+        return {row: step.logits[index, 0] for index, row in enumerate(rows) if row in added}
 
-    def prefill(self, tokens: Sequence[int]) -> Logits:
-        """Bring the cache to exactly `tokens`, reusing what it holds of them; logits of the last, (vocab,).
+    def _runs(self, added: Mapping[int, int]) -> Iterator[range]:
+        """The rows that decode, in as few runs as pay: joined over a few idle rows that have room."""
+        rows = sorted(added)
+        first = last = rows[0]
+        for row in rows[1:]:
+            idle = self.slots[last + 1 : row]
+            full = any(len(slot) >= self.pool.capacity for slot in idle)
+            if not self.pool.joins or full or len(idle) > IDLE_ROWS_JOINED:
+                yield range(first, last + 1)
+                first = row
+            last = row
+        yield range(first, last + 1)
 
-        The array is the decoder's own and is overwritten by the next step. Raises PromptTooLong.
-        """
-        if not tokens:
-            raise ValueError("a prompt needs at least one token")
-        self._check_fits(len(tokens))
-        self.cache.rewind(self.reusable(tokens))
-        for chunk in self._chunks(tokens[len(self.cache) :]):
-            self._wanted[0] = len(chunk) - 1
-            self._chunked.read("input_ids", share(np.array([chunk], np.int64)))
-            self._run(self._chunked, chunk)
-        return self._last()
-
-    def decode(self, token: int) -> Logits:
-        """Append one token; logits after it, (vocab,), in the decoder's own buffer. Raises PromptTooLong."""
-        self._check_fits(len(self.cache) + 1)
-        self._token[0, 0] = token
-        self._wanted[0] = 0
-        self._run(self._step, [token])
-        return self._last()
-
-    def verify(self, tokens: Sequence[int]) -> Logits:
-        """Append a few tokens in one pass; logits after each, (len(tokens), vocab), in the decoder's own
-        buffer for as many tokens. Raises PromptTooLong.
-        """
-        self._check_fits(len(self.cache) + len(tokens))
-        count = len(tokens)
-        if count not in self._several:
-            self._several[count] = self._bind_several(count)
-        several = self._several[count]
-        several.tokens[0] = tokens
-        self._run(several.binding, list(tokens))
-        return several.logits.reshape(count, self._vocab)
-
-    def logits(self, tokens: Sequence[int]) -> Logits:
-        """Logits after every token, (len(tokens), vocab), from an empty cache. Raises PromptTooLong."""
-        self._check_fits(len(tokens))
-        self.forget()
-        everything: Logits = np.empty((1, len(tokens), self._vocab), np.float32)
-        for chunk in self._chunks(tokens):
-            start = len(self.cache)
-            inputs = {
-                "input_ids": share(np.array([chunk], np.int64)),
-                "logits_positions": share(np.arange(len(chunk), dtype=np.int64)),
+    def _step(self, rows: range) -> Step:
+        key = rows.start, len(rows)
+        if key not in self._steps:
+            tokens, lengths = np.zeros((len(rows), 1), np.int64), np.zeros(len(rows), np.int32)
+            longest, logits = np.zeros((), np.int32), np.zeros((len(rows), 1, self._vocab), np.float32)
+            inputs: Inputs = {
+                graph_io.INPUT_IDS: tokens,
+                graph_io.SEQLENS_K: lengths,
+                graph_io.TOTAL_SEQUENCE_LENGTH: longest,
+                graph_io.LOGITS_POSITIONS: np.zeros(1, np.int64),
             }
-            outputs = {"logits": share(everything[:, start : start + len(chunk)]), **self.cache.present}
-            binding = self._session.bind({**inputs, **self._lengths, **self.cache.past}, outputs)
-            self._run(binding, chunk)
-        return everything.reshape(len(tokens), self._vocab)
+            binding = self._bind(inputs, logits, self.pool.view(*key))
+            self._steps[key] = Step(tokens, lengths, longest, logits, binding)
+        return self._steps[key]
 
-    def _bind_several(self, count: int) -> Several:
-        tokens = zeros((1, count), np.int64)
-        logits: Logits = zeros((1, count, self._vocab), np.float32)
-        inputs = {
-            "input_ids": share(tokens),
-            "logits_positions": share(np.arange(count, dtype=np.int64)),
-        }
-        outputs = {"logits": share(logits), **self.cache.present}
-        binding = self._session.bind({**inputs, **self._lengths, **self.cache.past}, outputs)
-        return Several(tokens, logits, binding)
+    def _bind(self, inputs: Inputs, logits: Logits, cache: Mapping[Part, OrtValue]) -> Binding:
+        read = {name: as_value(array) for name, array in inputs.items()}
+        past = {graph_io.past(*part): value for part, value in cache.items()}
+        present = {graph_io.present(*part): value for part, value in cache.items()}  # appended in place
+        return self._session.bind({**read, **past}, {graph_io.LOGITS: as_value(logits), **present})
 
-    def _last(self) -> Logits:
-        return self._logits.reshape(self._vocab)
+    def _check_room(self, slot: Slot, count: int) -> None:
+        if len(slot) + count > self.pool.capacity:
+            raise PromptTooLong(len(slot) + count, self.pool.capacity)
 
-    def _check_fits(self, length: int) -> None:
-        if length > self.cache.capacity:
-            raise PromptTooLong(length, self.cache.capacity)
 
-    def _chunks(self, tokens: Sequence[int]) -> Iterator[list[int]]:
-        for start in range(0, len(tokens), self._chunk):
-            yield list(tokens[start : start + self._chunk])
-
-    def _run(self, binding: Binding, tokens: list[int]) -> None:
-        """Tell the graph how long the sequence is with the tokens, run it, and only then note them:
-        after an interrupt the cache claims nothing that isn't in it.
-        """
-        length = len(self.cache) + len(tokens)
-        self._seqlens_k[0] = length - 1
-        self._total[...] = length
-        self._session.run(binding)
-        self.cache.tokens += tokens
+def chunk_sizes(count: int, chunk: int) -> Iterator[int]:
+    """Cut `count` tokens into chunks, none of a single token unless there is only one: see `Decoder`."""
+    while count > 0:
+        size = min(chunk, count)
+        if count - size == 1 and size > 2:
+            size -= 1
+        yield size
+        count -= size

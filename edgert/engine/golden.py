@@ -46,8 +46,8 @@ class Golden:
 
 def record(decoder: Decoder, texts: Sequence[Sequence[int]]) -> list[Golden]:
     """What a decoder predicts after tokens of some texts, cut to what its context holds."""
-    cut = [tokens[: min(LONGEST, decoder.cache.capacity)] for tokens in texts]
-    return [_golden(tokens, log_softmax(decoder.logits(tokens))) for tokens in cut]
+    cut = [tokens[: min(LONGEST, decoder.pool.capacity)] for tokens in texts]
+    return [_golden(tokens, log_softmax(decoder.score(tokens))) for tokens in cut]
 
 
 def _golden(tokens: Sequence[int], logprobs: Logits) -> Golden:
@@ -66,14 +66,14 @@ def replay(decoder: Decoder, goldens: Sequence[Golden]) -> float:
     """
     found = []
     for golden in goldens:
-        tokens = list(golden.tokens[: decoder.cache.capacity])
+        tokens = list(golden.tokens[: decoder.pool.capacity])
         read = max(1, len(tokens) - DECODED)
-        found.append(_divergence(golden, 0, decoder.logits(tokens)))
-        decoder.forget()
-        steps = [decoder.prefill(tokens[:read]).copy()]
-        steps += [decoder.decode(token).copy() for token in tokens[read:]]
+        found.append(_divergence(golden, 0, decoder.score(tokens)))
+        slot = decoder.afresh()
+        steps = [decoder.extend(slot, tokens[:read])[0]]
+        steps += [decoder.decode([slot], [token])[0].copy() for token in tokens[read:]]
         found.append(_divergence(golden, read - 1, np.array(steps)))
-    decoder.forget()
+    decoder.afresh()
     known = [kl for kl in found if kl is not None]
     return float(max(known, default=0.0))
 

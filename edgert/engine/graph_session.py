@@ -17,6 +17,7 @@ from edgert.errors import BundleError, DeviceError
 
 InferenceSession: TypeAlias = ort.InferenceSession
 OrtValue: TypeAlias = ort.OrtValue
+RunOptions: TypeAlias = ort.RunOptions
 
 SEVERITY_ERROR = 3
 
@@ -58,10 +59,15 @@ class GraphSession:
                 f"{path}: onnxruntime can't load it: {error}{_advice(bundle, packed)}"
             ) from error
 
+    @property
+    def on_host(self) -> bool:
+        """Whether it computes in the processor's memory."""
+        return self._memory == "cpu"
+
     def buffer(self, shape: Iterable[int], dtype: type[np.generic]) -> OrtValue:
         """Memory where the session computes: runs read and write it there and copy nothing."""
-        if self._memory == "cpu":
-            return host_buffer(shape, dtype)
+        if self.on_host:
+            return as_value(np.zeros(tuple(shape), dtype))
         return self._session.create_ortvalue_from_shape_and_type(list(shape), dtype, self._memory)
 
     def bind(self, inputs: Mapping[str, OrtValue], outputs: Mapping[str, OrtValue]) -> Binding:
@@ -76,15 +82,22 @@ class GraphSession:
             raise BundleError(f"graph and manifest disagree: {str(error).splitlines()[0]}") from error
         return binding
 
-    def run(self, binding: Binding) -> None:
-        """Raises DeviceError where a provider of its own package fails."""
-        if not self._copies:
-            self._session.run_with_iobinding(binding.current())
-            return
+    def run(self, binding: Binding, stop: RunOptions | None = None) -> None:
+        """Compute once. Setting `stop.terminate` from another thread ends it within milliseconds: it raises
+        Stopped then. Raises DeviceError where a provider of its own package fails.
+        """
         try:
-            self._session.run_with_iobinding(binding.current())
+            self._session.run_with_iobinding(binding.current(), stop)
         except Exception as error:
+            if stop is not None and stop.terminate:
+                raise Stopped from error
+            if not self._copies:
+                raise
             raise DeviceError(f"{self._provider} fails: {str(error).splitlines()[0]}") from error
+
+
+class Stopped(Exception):
+    """A run that was told to terminate."""
 
 
 class Binding:
@@ -96,16 +109,19 @@ class Binding:
         self._binding = binding
         self._copies = copies
         self._host: dict[str, OrtValue] = {}
+        self._alive: dict[str, OrtValue] = {}  # onnxruntime reads NumPy's memory without keeping it
 
     def read(self, name: str, value: OrtValue) -> None:
         """Take an input from a value, now and at later runs."""
         self._binding.bind_ortvalue_input(name, value)
+        self._alive[name] = value
         if self._copies and value.device_name() == "cpu":
             self._host[name] = value
 
     def write(self, name: str, value: OrtValue) -> None:
         """Put an output into a value."""
         self._binding.bind_ortvalue_output(name, value)
+        self._alive[name] = value
 
     def current(self) -> ort.IOBinding:
         """With inputs as they are now: onnxruntime copies for a provider when it binds, not when it runs."""
@@ -142,19 +158,9 @@ def pack(bundle: Bundle, graph: str, target: Path) -> None:
         raise BundleError(f"{bundle.path(graph)}: onnxruntime can't pack it: {reason}") from error
 
 
-def share(array: npt.NDArray[Any]) -> OrtValue:
-    """An OrtValue over the array's own memory (CPU): writing the array changes what the graph reads."""
+def as_value(array: npt.NDArray[Any]) -> OrtValue:
+    """An OrtValue over the array's own memory: writing the array changes what the graph reads."""
     return ort.OrtValue.ortvalue_from_numpy(array)
-
-
-def zeros(shape: Iterable[int], dtype: type[np.generic]) -> npt.NDArray[Any]:
-    """Zeroed memory that the system commits page by page as it is first written."""
-    return np.zeros(tuple(shape), dtype)
-
-
-def host_buffer(shape: Iterable[int], dtype: type[np.generic]) -> OrtValue:
-    """Zeroed memory of the processor."""
-    return share(zeros(shape, dtype))
 
 
 def session_options(threads: int, spin: bool) -> ort.SessionOptions:

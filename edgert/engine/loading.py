@@ -1,4 +1,4 @@
-"""Engine: a bundle at work on a device: which graph, from which copy, on a provider that computes right."""
+"""Loading: a bundle opened on a device: which graph, from which copy, on a provider that computes right."""
 
 from __future__ import annotations
 
@@ -11,12 +11,15 @@ from edgert.devices import DeviceProfile
 from edgert.engine import golden, memory, prepared, providers
 from edgert.engine.decoder import Decoder
 from edgert.engine.graph_session import GraphSession
+from edgert.engine.kv_pool import KVPool
 from edgert.engine.notes import Note
 from edgert.errors import DeviceError, EdgertWarning, UsageError
 
+USUAL_CONVERSATIONS, MOST_CONVERSATIONS = 8, 64
+
 
 @dataclass(frozen=True)
-class Engine:
+class Loaded:
     """A decoder and what it runs: the graph, the device that was taken in the end, the threads."""
 
     decoder: Decoder
@@ -25,27 +28,32 @@ class Engine:
     threads: int
 
 
-def start(
+def load(
     bundle: Bundle,
     profile: DeviceProfile,
     context: int | None = None,
     kv: str | None = None,
     *,
+    conversations: int | None = 1,
     force: bool = False,
-) -> Engine:
+) -> Loaded:
     """Open a bundle on a device; on the CPU instead, with a warning, where the provider answers wrong.
 
-    `context`, `kv`, `force`: as in `edgert.load`. Raises BundleError, DeviceError, DoesNotFit, UsageError.
+    `context`, `kv`, `conversations`, `force`: as in `edgert.load`.
+    Raises BundleError, DeviceError, DoesNotFit, UsageError.
     """
     facts = bundle.manifest.model
     length = min(profile.context, facts.context) if context is None else context
     if not 1 <= length <= facts.context:
         raise UsageError(f"context must be between 1 and the bundle's {facts.context}, not {length}")
-    engine = _open(bundle, profile, length, kv, force)
-    if on_cpu(profile) or _answers_right(bundle, engine):
-        return engine
-    del engine  # its memory is the CPU's now
-    return _open(bundle, devices.detect().profile, length, kv, force)
+    if conversations is not None and not 1 <= conversations <= MOST_CONVERSATIONS:
+        most = f"between 1 and {MOST_CONVERSATIONS}"
+        raise UsageError(f"conversations must be {most}, not {conversations}")
+    loaded = _load(bundle, profile, length, kv, conversations=conversations, force=force)
+    if on_cpu(profile) or _answers_right(bundle, loaded):
+        return loaded
+    del loaded  # its memory is the CPU's now
+    return _load(bundle, devices.detect().profile, length, kv, conversations=conversations, force=force)
 
 
 def choose_graph(bundle: Bundle, profile: DeviceProfile, kv: str | None) -> str:
@@ -56,28 +64,34 @@ def choose_graph(bundle: Bundle, profile: DeviceProfile, kv: str | None) -> str:
 
 
 def plan(
-    bundle: Bundle, profile: DeviceProfile, graph: str, context: int, machine: devices.Hardware | None
+    bundle: Bundle,
+    profile: DeviceProfile,
+    graph: str,
+    context: int,
+    machine: devices.Hardware | None,
+    *,
+    conversations: int = 1,
 ) -> memory.MemoryPlan:
     """What a graph takes on a device, from its prepared copy where that is usable; see `memory.plan`."""
     usable = on_cpu(profile) and prepared.Prepared(bundle, graph).usable
     facts, manifest = bundle.manifest.graphs[graph], bundle.manifest
-    return memory.plan(manifest, facts, profile, context, prepared=usable, machine=machine)
+    return memory.plan(manifest, facts, profile, context, conversations, prepared=usable, machine=machine)
 
 
 def on_cpu(profile: DeviceProfile) -> bool:
     return profile.provider.name == providers.CPU
 
 
-def check(bundle: Bundle, engine: Engine, *, again: bool = False) -> float | None:
-    """KL of what an engine predicts from the bundle's golden prompts, None if it has none.
+def check(bundle: Bundle, loaded: Loaded, *, again: bool = False) -> float | None:
+    """KL of what it predicts from the bundle's golden prompts, None if it has none.
 
     What another provider than the CPU gave is noted and not measured `again` unless asked, or unless the way
     it runs has changed. Raises DeviceError where it fails.
     """
-    expected, profile = golden.read(bundle), engine.profile
+    expected, profile = golden.read(bundle), loaded.profile
     if not expected:
         return None
-    note = Note(bundle, f"checked-{profile.provider.name}-{engine.graph.removesuffix('.onnx')}")
+    note = Note(bundle, f"checked-{profile.provider.name}-{loaded.graph.removesuffix('.onnx')}")
     way = {
         "package": providers.version(profile.provider.name),
         "options": dict(profile.provider.options),
@@ -86,39 +100,58 @@ def check(bundle: Bundle, engine: Engine, *, again: bool = False) -> float | Non
     known = None if again or on_cpu(profile) else note.read()
     if known and known.get("way") == way:
         return float(known["kl"])
-    kl = golden.replay(engine.decoder, expected)
+    kl = golden.replay(loaded.decoder, expected)
     if not on_cpu(profile):
         note.try_to_write({"way": way, "kl": kl})
     return kl
 
 
-def run(bundle: Bundle, profile: DeviceProfile, graph: str, context: int) -> Engine:
+def load_graph(
+    bundle: Bundle, profile: DeviceProfile, graph: str, context: int, conversations: int = 1
+) -> Loaded:
     """A graph on a device as it is, from its prepared copy where that is usable. Raises BundleError,
     DeviceError.
     """
     copy = prepared.Prepared(bundle, graph)
     session = GraphSession(bundle, profile, graph, copy.path if on_cpu(profile) and copy.usable else None)
     kv = bundle.manifest.graphs[graph].kv
-    decoder = Decoder(session, bundle.manifest.model, context, profile.prefill_chunk, kv)
-    return Engine(decoder, graph, profile, session.threads)
+    pool = KVPool(session, bundle.manifest.model, context, kv=kv, rows=conversations)
+    decoder = Decoder(session, bundle.manifest.model, pool, profile.prefill_chunk)
+    return Loaded(decoder, graph, profile, session.threads)
 
 
-def _open(bundle: Bundle, profile: DeviceProfile, context: int, kv: str | None, force: bool) -> Engine:
+def _load(
+    bundle: Bundle,
+    profile: DeviceProfile,
+    context: int,
+    kv: str | None,
+    *,
+    conversations: int | None,
+    force: bool,
+) -> Loaded:
     graph = choose_graph(bundle, profile, kv)
     _warn_if_slow(bundle, graph, profile)
+    wanted = plan(bundle, profile, graph, context, devices.here(), conversations=conversations or 1)
     if not force:
-        wanted = plan(bundle, profile, graph, context, devices.here())
         memory.check_fits(wanted, bundle.manifest.model.context, str(bundle.folder))
     if on_cpu(profile):
         prepared.refresh(bundle, graph)
-    return run(bundle, profile, graph, context)
+    rows = conversations or _affordable(wanted, profile)
+    return load_graph(bundle, profile, graph, context, rows)
 
 
-def _answers_right(bundle: Bundle, engine: Engine) -> bool:
+def _affordable(wanted: memory.MemoryPlan, profile: DeviceProfile) -> int:
+    """Conversations that memory has room for; one in a device's own, which is taken at once."""
+    if providers.memory(profile.provider.name) != "cpu":
+        return 1
+    return 1 + min(USUAL_CONVERSATIONS - 1, wanted.further_conversations(devices.memory_available()))
+
+
+def _answers_right(bundle: Bundle, loaded: Loaded) -> bool:
     """Whether a provider predicts what the bundle's golden prompts say."""
-    name = engine.profile.provider.name
+    name = loaded.profile.provider.name
     try:
-        kl = check(bundle, engine)
+        kl = check(bundle, loaded)
     except DeviceError as error:
         _warn(f"{error}: using the CPU")
         return False

@@ -22,12 +22,15 @@ KV_BYTES = {"fp32": 4, "int8": 1}
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """Bytes, for `context` tokens. `weights` are packed copies in memory, or mapped from a prepared copy, and
-    then `mapped`. While loading, `packing` comes on top of runtime and weights, and so does `reading`: pages
-    of files, which the system can drop.
+    """Bytes, for `conversations` of `context` tokens each.
+
+    `weights` are packed copies in memory, or mapped from a prepared copy, and then `mapped`. While loading,
+    `packing` comes on top of runtime and weights, and so does `reading`: pages of files, which the system can
+    drop.
     """
 
     context: int
+    conversations: int
     runtime: int
     weights: int
     kv_per_token: int
@@ -38,7 +41,7 @@ class MemoryPlan:
 
     @property
     def kv(self) -> int:
-        return self.kv_per_token * self.context
+        return self.kv_per_token * self.context * self.conversations
 
     @property
     def total(self) -> int:
@@ -60,7 +63,11 @@ class MemoryPlan:
         room = memory - (self.total - self.kv)
         if self.runtime + self.weights + self.packing > memory:
             return 0
-        return max(0, min(limit, room // self.kv_per_token))
+        return max(0, min(limit, room // (self.kv_per_token * self.conversations)))
+
+    def further_conversations(self, memory: int) -> int:
+        """How many more fit into so many bytes: each costs its keys and values and nothing else."""
+        return max(0, memory - self.needed) // (self.kv_per_token * self.context)
 
 
 def plan(
@@ -68,6 +75,7 @@ def plan(
     graph: GraphFacts,
     profile: devices.DeviceProfile,
     context: int,
+    conversations: int = 1,
     *,
     prepared: bool = False,
     machine: devices.Hardware | None = None,
@@ -85,6 +93,7 @@ def plan(
     copied = packed if graph.form == "rows8" and turns else 0
     return MemoryPlan(
         context=context,
+        conversations=conversations,
         runtime=RUNTIME + TOKENIZER + TOKENIZER_ENTRY * model.vocab_size,
         weights=packed,
         kv_per_token=kv_per_token(model, graph.kv),
@@ -109,7 +118,7 @@ def check_fits(wanted: MemoryPlan, limit: int, what: str) -> None:
     shorter = f"--context {longest} fits" if longest else "no context is short enough"
     raise DoesNotFit(
         f"{what} needs {_mb(wanted.needed)} (weights {_mb(wanted.weights)}, keys and values "
-        f"{_mb(wanted.kv)} for {wanted.context} tokens, runtime and scratch "
+        f"{_mb(wanted.kv)} for {_conversations(wanted)}{wanted.context} tokens, runtime and scratch "
         f"{_mb(wanted.runtime + wanted.scratch)}, packing while it loads {_mb(wanted.packing)}) "
         f"and {_mb(free)} are free: {shorter}, a smaller --quant at "
         "export takes less, --force loads it all the same"
@@ -166,6 +175,10 @@ def _scratch(model: ModelFacts, chunk: int) -> int:
     qkv = (model.num_heads + 2 * model.num_kv_heads) * model.head_dim
     wide = 3 * model.intermediate_size + 2 * qkv + 4 * model.hidden_size
     return 4 * (chunk * wide + 2 * model.vocab_size)
+
+
+def _conversations(wanted: MemoryPlan) -> str:
+    return "" if wanted.conversations == 1 else f"{wanted.conversations} conversations of "
 
 
 def _mb(size: int) -> str:

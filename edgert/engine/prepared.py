@@ -23,6 +23,7 @@ from edgert.bundle.record import Invalid, read_record
 from edgert.engine import memory
 from edgert.engine.decoder import Decoder
 from edgert.engine.graph_session import GraphSession, pack
+from edgert.engine.kv_pool import KVPool
 from edgert.engine.notes import Note
 from edgert.errors import BundleError, EdgertError, EdgertWarning
 from edgert.file_lock import file_lock
@@ -229,7 +230,8 @@ def _logits(bundle: Bundle, graph: str, packed: Path | None) -> bytes:
     facts = bundle.manifest.model
     tokens = [token % facts.vocab_size for token in SAMPLE][: facts.context - 1] or [0]
     session = GraphSession(bundle, devices.load(devices.DEFAULT), graph, packed)
-    context = min(len(SAMPLE) + 1, facts.context)
-    decoder = Decoder(session, facts, context, len(SAMPLE), bundle.manifest.graphs[graph].kv)
-    read = decoder.logits(tokens).tobytes()
-    return read + decoder.decode(tokens[0]).tobytes() if len(tokens) < facts.context else read
+    pool = KVPool(session, facts, min(len(SAMPLE) + 1, facts.context), kv=bundle.manifest.graphs[graph].kv)
+    decoder = Decoder(session, facts, pool, len(SAMPLE))
+    slot = decoder.afresh()
+    read = decoder.extend(slot, tokens, len(tokens)).tobytes()
+    return read + decoder.decode([slot], tokens[:1])[0].tobytes() if len(tokens) < facts.context else read

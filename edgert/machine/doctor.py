@@ -10,7 +10,7 @@ from edgert import devices
 from edgert.bundle import DATA, Bundle
 from edgert.devices import DeviceProfile
 from edgert.engine import golden, memory, prepared, providers
-from edgert.engine.loading import check, choose_graph, on_cpu, plan, run
+from edgert.engine.loading import check, choose_graph, load_graph, on_cpu, plan
 from edgert.engine.providers import ort
 from edgert.errors import EdgertError
 from edgert.machine import heat
@@ -135,7 +135,7 @@ def self_test(bundle: Bundle, profile: DeviceProfile) -> Finding:
     """
     subject = f"self-test on {profile.provider.name}"
     context = min(golden.LONGEST, bundle.manifest.model.context)
-    kl = check(bundle, run(bundle, profile, choose_graph(bundle, profile, None), context), again=True)
+    kl = check(bundle, load_graph(bundle, profile, choose_graph(bundle, profile, None), context), again=True)
     if kl is None:
         return Finding(subject, "note", "no golden prompts: the bundle was exported with --no-verify")
     if kl > golden.limit(bundle):

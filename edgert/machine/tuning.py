@@ -13,7 +13,7 @@ from edgert.bundle import Bundle
 from edgert.devices import DeviceProfile
 from edgert.engine import golden
 from edgert.engine.decoder import Decoder
-from edgert.engine.loading import check, choose_graph, run
+from edgert.engine.loading import check, choose_graph, load_graph
 from edgert.engine.notes import Note
 from edgert.errors import DeviceError, EdgertError
 
@@ -127,12 +127,12 @@ def try_out(bundle: Bundle, profile: DeviceProfile) -> Trial:
     """Measure one way; a provider that can't run or answers wrong fails."""
     try:
         context = min(PROMPT + STEPS, bundle.manifest.model.context)
-        engine = run(bundle, profile, choose_graph(bundle, profile, None), context)
-        trial = Trial(profile.source, engine.threads, profile.prefill_chunk)
-        kl = check(bundle, engine, again=True)
+        loaded = load_graph(bundle, profile, choose_graph(bundle, profile, None), context)
+        trial = Trial(profile.source, loaded.threads, profile.prefill_chunk)
+        kl = check(bundle, loaded, again=True)
         if kl is not None and kl > golden.limit(bundle):
             return replace(trial, failure=f"answers wrong here (KL {kl:.4f})")
-        prefill, decode = zip(*_rounds(engine.decoder), strict=True)
+        prefill, decode = zip(*_rounds(loaded.decoder), strict=True)
     except EdgertError as error:
         return Trial(
             profile.source, profile.threads, profile.prefill_chunk, failure=f"can't be used: {error}"
@@ -142,15 +142,15 @@ def try_out(bundle: Bundle, profile: DeviceProfile) -> Trial:
 
 def _rounds(decoder: Decoder) -> Iterator[tuple[float, float]]:
     """Tokens a second of prefill and of decoding, after a round that warms up."""
-    steps = min(STEPS, decoder.cache.capacity // 2)
-    prompt = [1 + token % 97 for token in range(decoder.cache.capacity - steps)]
+    steps = min(STEPS, decoder.pool.capacity // 2)
+    prompt = [1 + token % 97 for token in range(decoder.pool.capacity - steps)]
     for number in range(ROUNDS + 1):
-        decoder.forget()
+        slot = decoder.afresh()
         start = time.perf_counter()
-        decoder.prefill(prompt)
+        decoder.extend(slot, prompt)
         read = time.perf_counter()
         for _ in range(steps):
-            decoder.decode(2)
+            decoder.decode([slot], [2])
         done = time.perf_counter()
         if number:
             yield len(prompt) / (read - start), steps / (done - read)

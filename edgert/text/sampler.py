@@ -1,6 +1,6 @@
-"""Sampler: logits to a token. Small pure functions, applied in one order, made once per request.
+"""Sampler: logits and a history to a token. Small pure functions, applied in one order.
 
-    bias → repetition, presence and frequency penalties → temperature → top-k → top-p → min-p → draw
+    bias → repetition, presence and frequency penalties → mask → temperature → top-k → top-p → min-p → draw
 
 Temperature comes before the filters, as in transformers and vLLM: the settings that model cards
 recommend (0.6 and 0.95 for the R1 distills) were chosen with that order. Temperature 0 is argmax, and so
@@ -10,6 +10,8 @@ is anything below GREEDY, where float32 would overflow.
 from __future__ import annotations
 
 import math
+import secrets
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from numbers import Integral, Real
@@ -42,8 +44,8 @@ OPTIONAL = ("logprobs", "seed")
 class Sampling:
     """How to choose tokens.
 
-    top_k 0, top_p 1, min_p 0 and penalties of 1, 0, 0 are off. `logit_bias` adds to the logits of token
-    ids. A `seed` makes answers reproducible: the prompt is then computed afresh, no cached prefix is reused.
+    top_k 0, top_p 1, min_p 0 and penalties of 1, 0, 0 are off. `logit_bias` adds to the logits of token ids.
+    A `seed` draws the same random numbers again.
     `logprobs`: how many alternatives to report with each token's log-probability; None reports none.
     Raises UsageError for values out of range.
     """
@@ -84,54 +86,81 @@ class SampledToken:
     top_logprobs: tuple[tuple[int, float], ...] = ()
 
 
-class Sampler:
-    """Draws tokens for one request; remembers what it has seen for the penalties."""
+class History:
+    """What a sequence has seen: the prompt's tokens, and those of the answer, which can be taken back."""
 
-    def __init__(self, sampling: Sampling, prompt: Iterable[int], vocab_size: int) -> None:
+    def __init__(self, prompt: Iterable[int] = ()) -> None:
+        self.answer: list[int] = []
+        self.counts: Counter[int] = Counter()
+        self._prompt = frozenset(prompt)
+
+    @property
+    def seen(self) -> frozenset[int]:
+        """Tokens of the prompt and of the answer."""
+        return self._prompt.union(self.counts)
+
+    def accept(self, token: int) -> None:
+        """The answer goes on with a token."""
+        self.answer.append(token)
+        self.counts[token] += 1
+
+    def take_back(self, count: int) -> None:
+        """Forget the last tokens of the answer, as if they had never been drawn."""
+        for token in self.answer[len(self.answer) - count :]:
+            self.counts[token] -= 1
+            if not self.counts[token]:
+                del self.counts[token]
+        del self.answer[len(self.answer) - count :]
+
+
+class Sampler:
+    """Chooses tokens as a `Sampling` says. To choose changes nothing: the history is the sequence's own.
+
+    Each position draws its own random number from the seed (a random one if none was given), so a token that
+    was taken back is drawn again alike. Raises UsageError for a bias on a token outside the vocabulary.
+    """
+
+    def __init__(self, sampling: Sampling, vocab_size: int) -> None:
         bad = [token for token in sampling.logit_bias if not 0 <= token < vocab_size]
         if bad:
             raise UsageError(f"logit_bias: token {bad[0]} is outside the vocabulary of {vocab_size}")
         self._sampling = sampling
-        self._rng = np.random.default_rng(sampling.seed)
+        self._seed = secrets.randbits(63) if sampling.seed is None else sampling.seed
         self._bias_ids = np.array(list(sampling.logit_bias), np.intp)
         self._bias = np.array(list(sampling.logit_bias.values()), np.float32)
-        self._seen = set(prompt) if sampling.repetition_penalty != 1.0 else set()
-        self._counts: dict[int, int] = {}
 
-    @property
-    def reproducible(self) -> bool:
-        """Whether the caller gave a seed, and so wants the same answer again."""
-        return self._sampling.seed is not None
-
-    def sample(self, logits: FloatArray) -> SampledToken:
-        """Choose a token from logits (vocab,), which are left as they are."""
-        adjusted = self._adjust(logits)
+    def choose(
+        self, logits: FloatArray, history: History, allowed: npt.NDArray[np.bool_] | None = None
+    ) -> SampledToken:
+        """The next token by logits (vocab,), which stay as they are; only one of those `allowed` (vocab,)."""
+        adjusted = self._adjust(logits, history)
+        if allowed is not None:
+            adjusted = np.where(allowed, adjusted, np.float32(-np.inf))
         greedy = self._sampling.temperature < GREEDY
-        token = int(adjusted.argmax()) if greedy else self._draw(adjusted)
-        self._counts[token] = self._counts.get(token, 0) + 1
-        if self._sampling.repetition_penalty != 1.0:
-            self._seen.add(token)
+        token = int(adjusted.argmax()) if greedy else self._draw(adjusted, len(history.answer))
         return self._report(token, logits)
 
-    def _adjust(self, logits: FloatArray) -> FloatArray:
+    def _adjust(self, logits: FloatArray, history: History) -> FloatArray:
         s = self._sampling
         penalized = s.presence_penalty or s.frequency_penalty or s.repetition_penalty != 1.0
         if not (penalized or len(self._bias)):
             return logits
         adjusted = logits.copy()
         adjusted[self._bias_ids] += self._bias
-        penalize_repetition(adjusted, self._seen, s.repetition_penalty)
-        penalize_counts(adjusted, self._counts, s.presence_penalty, s.frequency_penalty)
+        if s.repetition_penalty != 1.0:
+            penalize_repetition(adjusted, history.seen, s.repetition_penalty)
+        penalize_counts(adjusted, history.counts, s.presence_penalty, s.frequency_penalty)
         return adjusted
 
-    def _draw(self, logits: FloatArray) -> int:
+    def _draw(self, logits: FloatArray, position: int) -> int:
         s = self._sampling
         ids = keep_top_k(logits, s.top_k)
         probabilities = softmax(logits[ids] / np.float32(s.temperature))
         order = keep_top_p(probabilities, s.top_p)
         order = order[keep_min_p(probabilities[order], s.min_p)]
         cumulative = np.cumsum(probabilities[order], dtype=np.float64)
-        drawn = np.searchsorted(cumulative, self._rng.random() * cumulative[-1], side="right")
+        chance = np.random.default_rng((self._seed, position)).random()
+        drawn = np.searchsorted(cumulative, chance * cumulative[-1], side="right")
         return int(ids[order[min(int(drawn), len(order) - 1)]])
 
     def _report(self, token: int, logits: FloatArray) -> SampledToken:

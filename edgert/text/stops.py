@@ -36,9 +36,10 @@ class StopMatcher:
 
 
 def check_stops(stops: Sequence[str]) -> None:
-    """Raise UsageError unless these are non-empty strings, and not one string by mistake."""
-    if isinstance(stops, str) or not all(isinstance(stop, str) and stop for stop in stops):
-        raise UsageError(f"stop must be a list of non-empty strings, not {stops!r}")
+    """Raise UsageError unless these are strings that aren't empty."""
+    for stop in stops:
+        if not (isinstance(stop, str) and stop):
+            raise UsageError(f"stop must be strings that are not empty, not {stop!r}")
 
 
 def overlap(text: str, stop: str) -> int:

@@ -1,0 +1,169 @@
+"""Conversation: what was said, in turns, over a KV cache that it finds again: `Model.conversation`."""
+
+from __future__ import annotations
+
+import json
+import threading
+import weakref
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol, TypeAlias, TypeVar, Unpack
+
+from edgert.answering.answer import Ended
+from edgert.answering.request import Options, Request
+from edgert.answering.stream import AsyncStream, Reading, Stream
+from edgert.errors import UsageError
+from edgert.saving import save_text
+from edgert.text.template import Message, check_messages
+
+# A message's text, or the parts of it that OpenAI's clients send.
+Content: TypeAlias = str | Sequence[Mapping[str, Any]]
+AnyReading = TypeVar("AnyReading", bound=Reading)
+
+
+class Answerer(Protocol):
+    """What a conversation needs of a model."""
+
+    def request(self, **options: Unpack[Options]) -> Request: ...
+
+    def open_stream(
+        self, prompt: Iterable[Message], request: Request, owner: object | None, ended: Ended
+    ) -> Stream: ...
+
+    def open_astream(
+        self, prompt: Iterable[Message], request: Request, owner: object | None, ended: Ended
+    ) -> AsyncStream: ...
+
+
+class Conversation:
+    """A system prompt, if any, and the turns after it. One question at a time; for one thread or task.
+
+    Each turn computes only what is new: the chat template renders all messages, and the cache keeps the
+    tokens that begin the prompt as before. Templates may change the past (R1's drops earlier thoughts): what
+    follows the change is computed again. `timings.cached_tokens` tells how many were reused. Of more
+    conversations than the model has room for, the one idle for longest loses its cache, and nothing else.
+    """
+
+    def __init__(
+        self, model: Answerer, system: str | None, messages: Iterable[Message], options: Options
+    ) -> None:
+        self.system = system
+        self.options = options
+        self.turns: list[dict[str, Any]] = []
+        self._model = model
+        self._ended = threading.Event()
+        self._ended.set()
+        self._current: weakref.ref[Reading] | None = None
+        model.request(**options)  # refuses what can't be
+        self.restore(messages)
+
+    @property
+    def messages(self) -> list[Message]:
+        """What the chat template is given."""
+        head: list[Message] = [{"role": "system", "content": self.system}] if self.system else []
+        return [*head, *self.turns]
+
+    def send(self, content: Content, **options: Unpack[Options]) -> Stream:
+        """Ask, and get the answer chunk by chunk; both are remembered.
+
+        An answer that was stopped is remembered as far as it came; a question that failed, or was stopped
+        before the first token, is forgotten. `options` override the conversation's own.
+        Raises PromptTooLong, UsageError; also while an earlier answer is still being made.
+        """
+        request = self._ask(content, options)
+        try:
+            return self._note(self._model.open_stream(self.messages, request, self, self._answered))
+        except BaseException:
+            self._forget_question()
+            raise
+
+    def asend(self, content: Content, **options: Unpack[Options]) -> AsyncStream:
+        """The same for a task of asyncio: `async for chunk in conversation.asend(...)`."""
+        request = self._ask(content, options)
+        try:
+            return self._note(self._model.open_astream(self.messages, request, self, self._answered))
+        except BaseException:
+            self._forget_question()
+            raise
+
+    def clear(self) -> None:
+        """Forget all turns, keep the system prompt."""
+        self._wait()
+        self.turns.clear()
+
+    def restore(self, messages: Iterable[Message]) -> None:
+        """Go on from other messages; a system prompt at their head becomes the conversation's.
+
+        Raises UsageError.
+        """
+        self._wait()
+        turns = [dict(message) for message in messages]
+        if turns:
+            check_messages(turns)
+        if turns and turns[0]["role"] == "system":
+            self.system = turns.pop(0)["content"]
+        self.turns = turns
+
+    def take_back(self) -> Content:
+        """Remove the last question and all after it, and return it. Raises UsageError if there is none."""
+        self._wait()
+        for i in range(len(self.turns) - 1, -1, -1):
+            if self.turns[i]["role"] == "user":
+                question: Content = self.turns[i]["content"]
+                del self.turns[i:]
+                return question
+        raise UsageError("there is no question yet")
+
+    def save(self, path: str | Path) -> None:
+        """Write the messages as JSON. Raises UsageError."""
+        self._wait()
+        save_text(Path(path), json.dumps({"messages": self.messages}, indent=2, ensure_ascii=False) + "\n")
+
+    def load(self, path: str | Path) -> None:
+        """Go on from messages that were saved. Where they can't be read, it raises UsageError and changes
+        nothing.
+        """
+        try:
+            messages = json.loads(Path(path).read_text("utf-8"))["messages"]
+            check_messages(messages)
+        except OSError as error:
+            raise UsageError(f"can't load {path}: {error}") from error
+        except (ValueError, KeyError, TypeError) as error:
+            raise UsageError(f"{path} is not a saved conversation: {error}") from error
+        self.system = None
+        self.restore(messages)
+
+    def __repr__(self) -> str:
+        system = f", system {self.system!r}" if self.system else ""
+        return f"<edgert.Conversation: {len(self.turns)} messages{system}>"
+
+    def _ask(self, content: Content, options: Options) -> Request:
+        self._wait()
+        merged: Options = {**self.options, **options}
+        request = self._model.request(**merged)
+        self.turns.append({"role": "user", "content": content})
+        self._ended.clear()
+        return request
+
+    def _note(self, reading: AnyReading) -> AnyReading:
+        self._current = weakref.ref(reading)
+        return reading
+
+    def _answered(self, text: str | None) -> None:
+        """Called by the thread that computes."""
+        if text is None:
+            self._forget_question()
+        else:
+            self.turns.append({"role": "assistant", "content": text})
+        self._ended.set()
+
+    def _forget_question(self) -> None:
+        self.turns.pop()
+        self._ended.set()
+
+    def _wait(self) -> None:
+        """Until the work of an answer that nobody reads any more has ended: a step at most."""
+        reading = self._current() if self._current else None
+        if not self._ended.is_set() and reading is not None and not reading.stopped:
+            raise UsageError("this conversation is still answering: read its stream to the end, or stop it")
+        self._ended.wait()

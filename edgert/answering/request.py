@@ -1,0 +1,93 @@
+"""Request: how one answer is made. Options are its keyword arguments, as callers give them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from numbers import Integral
+from typing import Any, TypedDict
+
+from edgert.errors import UsageError
+from edgert.text.sampler import Sampling
+from edgert.text.stops import check_stops
+
+
+class Options(TypedDict, total=False):
+    """Keyword arguments of everything that answers; what is left out is the model's own default."""
+
+    max_tokens: int | None
+    stop: str | Iterable[str]
+    stop_loops: bool
+    fresh: bool
+    special_tokens: bool
+    temperature: float
+    top_k: int
+    top_p: float
+    min_p: float
+    repetition_penalty: float
+    presence_penalty: float
+    frequency_penalty: float
+    logit_bias: Mapping[int, float]
+    logprobs: int | None
+    seed: int | None
+
+
+SWITCHES = ("stop_loops", "fresh", "special_tokens")
+
+
+@dataclass(frozen=True)
+class Request:
+    """How one answer is made.
+
+    `max_tokens`: None is as many as the context holds. `stop`: strings that end the answer and aren't part of
+    it. `stop_loops`: end an answer that only repeats itself. `fresh`: compute all of the prompt, even if the
+    cache holds its beginning; an answer's own tokens are rounded otherwise than when a prompt repeats them.
+    `special_tokens`: text in a message that spells a special token becomes that token. Who writes the message
+    can then forge turns; without it such text is ordinary.
+    Raises UsageError.
+    """
+
+    max_tokens: int | None = None
+    stop: tuple[str, ...] = ()
+    stop_loops: bool = False
+    fresh: bool = False
+    special_tokens: bool = False
+    sampling: Sampling = field(default_factory=Sampling)
+
+    def __post_init__(self) -> None:
+        limit = self.max_tokens
+        whole = isinstance(limit, Integral) and not isinstance(limit, bool)
+        if limit is not None and not (whole and limit >= 1):
+            raise UsageError(f"max_tokens must be a whole number of at least 1, not {limit!r}")
+        for name in SWITCHES:
+            if not isinstance(getattr(self, name), bool):
+                raise UsageError(f"{name} must be True or False, not {getattr(self, name)!r}")
+        check_stops(self.stop)
+
+
+OWN = ("max_tokens", "stop", *SWITCHES)  # the others are the sampling's
+
+
+def request(defaults: Sampling, options: Mapping[str, Any]) -> Request:
+    """The options over the model's own defaults. Raises UsageError for unknown or impossible ones."""
+    known = Options.__annotations__
+    unknown = sorted(options.keys() - known.keys())
+    if unknown:
+        raise UsageError(f"unknown option '{unknown[0]}' (known: {', '.join(known)})")
+    own = {name: value for name, value in options.items() if name in OWN}
+    if "stop" in own:
+        own["stop"] = _strings(own["stop"])
+    try:
+        drawn = {name: value for name, value in options.items() if name not in OWN}
+        return Request(sampling=replace(defaults, **drawn), **own)
+    except TypeError as error:
+        raise UsageError(f"an option has the wrong type: {error}") from error
+
+
+def _strings(stop: object) -> tuple[Any, ...]:
+    """One string, or several from anything that can be iterated."""
+    if isinstance(stop, str):
+        return (stop,)
+    if not isinstance(stop, Iterable):
+        raise UsageError(f"stop must be a string or several, not {stop!r}")
+    return tuple(stop)

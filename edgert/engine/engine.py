@@ -1,0 +1,127 @@
+"""Engine: many sequences over one graph. A step decodes all that are answering, then reads one chunk of one.
+
+The order is mlx-lm's (`BatchGenerator`): whoever answers goes on while somebody's long prompt is read, and of
+several prompts each gets its chunk in turn. Cancelling raises a flag that only the step looks at, as in
+transformers' continuous batching, so a row is given back by one thread and once.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+from edgert.engine.decoder import Decoder, Logits, chunk_sizes
+from edgert.engine.graph_session import Stopped
+from edgert.engine.sequence import Sequence
+from edgert.engine.slots import Slots
+
+SHARED_CHUNK = (
+    64  # tokens read between two steps of others: 7 steps long, at 92 % of the speed of large chunks
+)
+
+
+class Engine:
+    """Steps are for one thread at a time; `add` and `Sequence.cancel` for any."""
+
+    def __init__(self, decoder: Decoder) -> None:
+        self.decoder = decoder
+        self.slots = Slots(decoder.slots, decoder.pool)
+        self._arrived: deque[Sequence] = deque()  # by any thread; the others belong to the stepping one
+        self._waiting: deque[Sequence] = deque()
+        self._active: list[Sequence] = []
+
+    def add(self, sequence: Sequence) -> None:
+        """It gets a row as soon as one is free, in the order of coming."""
+        self._arrived.append(sequence)
+
+    @property
+    def idle(self) -> bool:
+        """Whether nobody is here any more. For the stepping thread."""
+        return not self._arrived and not self._waiting and not self._active
+
+    @property
+    def can_step(self) -> bool:
+        """Whether a step would do anything: not while every reader is far behind. For the stepping thread."""
+        present = [*self._waiting, *self._active]
+        return bool(self._arrived) or any(s.cancelled or s.consumer.ready for s in present)
+
+    def step(self) -> None:
+        """Part with those who leave, admit those who wait, then compute."""
+        while self._arrived:
+            self._waiting.append(self._arrived.popleft())
+        self._drop_cancelled()
+        self._admit()
+        ready = [sequence for sequence in self._active if sequence.consumer.ready]
+        answering = [sequence for sequence in ready if len(sequence.pending) == 1]
+        reading = [sequence for sequence in ready if len(sequence.pending) > 1]
+        if answering:
+            self._decode(answering)
+        if reading:
+            self._active.remove(reading[0])
+            self._active.append(reading[0])  # the next chunk is another's
+            self._read(reading[0], SHARED_CHUNK if answering else self.decoder.chunk)
+
+    def fail(self, error: BaseException) -> None:
+        """End everything with an error that no step should raise."""
+        while self._arrived:
+            self._waiting.append(self._arrived.popleft())
+        for sequence in [*self._waiting, *self._active]:
+            self._end(sequence, error)
+
+    def _drop_cancelled(self) -> None:
+        for sequence in [s for s in (*self._waiting, *self._active) if s.cancelled]:
+            self._end(sequence)
+
+    def _admit(self) -> None:
+        while self._waiting:
+            first = self._waiting[0]
+            slot = self.slots.lease(first.tokens, first.owner, fresh=first.fresh)
+            if slot is None:
+                return
+            self._active.append(self._waiting.popleft())
+            first.slot = slot
+            first.consumer.start(len(slot))
+
+    def _decode(self, sequences: list[Sequence]) -> None:
+        """A token more for each, in as few runs as possible."""
+        try:
+            logits = self.decoder.decode([s.row for s in sequences], [s.tokens[-1] for s in sequences])
+        except Exception as error:  # noqa: BLE001 - it is raised where the answer is read
+            for sequence in sequences:
+                self._end(sequence, error)
+            return
+        for sequence, row in zip(sequences, logits, strict=True):
+            self._give(sequence, row[None])
+
+    def _read(self, sequence: Sequence, chunk: int) -> None:
+        """The next chunk of a prompt, or of a text that is scored."""
+        pending = sequence.pending
+        tokens = pending[: next(chunk_sizes(len(pending), min(chunk, self.decoder.chunk)))]
+        whole, every = len(tokens) == len(pending), sequence.consumer.every
+        wanted = len(tokens) if every else int(whole)
+        try:
+            logits = self.decoder.extend(sequence.row, tokens, wanted, stop=sequence.read())
+        except Stopped:
+            self._end(sequence)
+        except Exception as error:  # noqa: BLE001 - as above
+            self._end(sequence, error)
+        else:
+            if wanted:
+                self._give(sequence, logits)
+
+    def _give(self, sequence: Sequence, logits: Logits) -> None:
+        try:
+            sequence.tokens += sequence.consumer.take(logits)
+        except Exception as error:  # noqa: BLE001 - as above
+            self._end(sequence, error)
+            return
+        if not sequence.pending:
+            self._end(sequence)
+
+    def _end(self, sequence: Sequence, error: BaseException | None = None) -> None:
+        """The one door by which sequences leave: done, stopped or failed, the row is given back first."""
+        if sequence.slot is None:
+            self._waiting.remove(sequence)
+        else:
+            self._active.remove(sequence)
+            self.slots.release(sequence.slot)
+        sequence.consumer.end(error, sequence.cancelled)

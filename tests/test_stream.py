@@ -1,0 +1,271 @@
+"""One model, many answers at once: each is the one it gets alone, and stops when it is told to."""
+
+import asyncio
+import gc
+import itertools
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+import edgert
+from edgert.answering.answer import AHEAD
+from edgert.engine.engine import SHARED_CHUNK
+
+QUESTIONS = ["fox", "the lazy dog", "quick", "brown fox jumps", "over", "the", "jumps", "lazy"]
+
+
+@pytest.fixture
+def own(bundles):
+    """A model for one test, with nothing running in it."""
+    with edgert.load(bundles(), context=256) as model:
+        yield model
+
+
+@pytest.fixture
+def counted(own, monkeypatch):
+    """The model, and the sizes of the runs that it computes: (rows, tokens)."""
+    runs, run = [], own._engine.decoder._session.run
+
+    def note(binding, stop=None):
+        runs.append(binding._alive["input_ids"].shape())
+        run(binding, stop)
+
+    monkeypatch.setattr(own._engine.decoder._session, "run", note)
+    return own, runs
+
+
+def answers(model, **options):
+    return [model.generate(q, max_tokens=24, logprobs=2, fresh=True, **options).tokens for q in QUESTIONS]
+
+
+def test_eight_threads_get_what_each_gets_alone(own):
+    alone = answers(own)
+    with ThreadPoolExecutor(8) as pool:
+        for _ in range(3):
+            replies = pool.map(lambda q: own.generate(q, max_tokens=24, logprobs=2), QUESTIONS)
+            assert [reply.tokens for reply in replies] == alone
+
+
+def test_eight_tasks_get_what_each_gets_alone(own):
+    alone = answers(own)
+
+    async def everybody():
+        return await asyncio.gather(*(own.agenerate(q, max_tokens=24, logprobs=2) for q in QUESTIONS))
+
+    assert [reply.tokens for reply in asyncio.run(everybody())] == alone
+
+
+def test_sampled_answers_too(own):
+    settings = {"temperature": 1.2, "top_p": 0.9, "frequency_penalty": 0.2, "seed": 5}
+    alone = answers(own, **settings)
+    with ThreadPoolExecutor(8) as pool:
+        replies = pool.map(lambda q: own.generate(q, max_tokens=24, logprobs=2, **settings), QUESTIONS)
+        assert [reply.tokens for reply in replies] == alone
+
+
+def test_those_who_answer_share_their_steps(counted):
+    model, runs = counted
+    streams = [model.stream(q, max_tokens=20) for q in QUESTIONS]
+    for stream in streams:
+        list(stream)
+    assert max(rows for rows, tokens in runs if tokens == 1) >= 6
+
+
+def test_a_long_prompt_is_read_between_the_steps_of_others(counted):
+    model, runs = counted
+    talking = model.stream("fox", max_tokens=200)
+    next(talking)
+    long = model.stream(np.arange(200) % 100 + 5, max_tokens=1)
+    list(long)
+    chunks = [i for i, (_, tokens) in enumerate(runs) if tokens > 1 and i > 1]
+    assert all(runs[i][1] <= SHARED_CHUNK for i in chunks) and len(chunks) >= 3
+    assert all(later - earlier >= 2 for earlier, later in itertools.pairwise(chunks))
+    talking.close()
+
+
+def test_more_requests_than_rows_wait_for_their_turn(bundles):
+    with edgert.load(bundles(), conversations=2) as model, ThreadPoolExecutor(6) as pool:
+        alone = [model.generate(q, max_tokens=9).token_ids for q in QUESTIONS]
+        replies = list(pool.map(lambda q: model.generate(q, max_tokens=9), QUESTIONS))
+        assert [reply.token_ids for reply in replies] == alone
+        assert max(reply.timings.queued_s for reply in replies) > 0
+
+
+def test_scoring_disturbs_nobody(own):
+    expected = own.generate("fox", max_tokens=40, logprobs=2).tokens
+    alone = own.logits(range(5, 90))
+    stream = own.stream("fox", max_tokens=40, logprobs=2, fresh=True)
+    next(stream)
+    assert (own.logits(range(5, 90)) == alone).all()
+    assert stream.reply.tokens == expected
+
+
+def test_a_stopped_stream_tells_so_and_keeps_what_it_has(own):
+    stream = own.stream("fox", max_tokens=200)
+    begun = [next(stream), next(stream)]
+    threading.Thread(target=stream.stop).start()
+    reply = stream.reply
+    assert reply.finish_reason == "cancelled" and 2 <= len(reply.tokens) < 200
+    assert reply.tokens[:2] == tuple(chunk.token for chunk in begun)
+    with pytest.raises(StopIteration):
+        next(stream)
+
+
+@pytest.mark.parametrize("leave", ["stop", "close", "drop", "with"])
+def test_leaving_costs_one_more_step_at_most(counted, leave):
+    model, runs = counted
+    stream = model.stream("fox", max_tokens=200)
+    for _ in range(3):
+        next(stream)
+    if leave == "with":
+        with stream:
+            next(stream)
+    elif leave == "drop":
+        del stream
+        gc.collect()
+    else:
+        getattr(stream, leave)()
+    computed = len(runs)
+    model.generate("dog", max_tokens=1)  # begins after whatever is still running
+    assert len(runs) - computed <= 2  # at most one step of the stream, and the prompt's own
+
+
+def test_a_prefill_is_stopped_at_once(counted):
+    model, runs = counted
+    release = threading.Event()
+    run = model._engine.decoder._session.run
+
+    def slow(binding, stop=None):
+        release.wait(5)
+        run(binding, stop)
+
+    model._engine.decoder._session.run = slow
+    stream = model.stream(np.arange(250) % 100 + 5)
+    time.sleep(0.05)
+    stream.stop()
+    release.set()
+    assert stream.reply.finish_reason == "cancelled" and not stream.reply.tokens
+    assert len(runs) <= 1
+
+
+def test_a_cancelled_task_stops_its_answer(counted):
+    model, runs = counted
+
+    async def listen():
+        async for _ in model.astream("fox", max_tokens=200):
+            pass
+
+    async def impatient():
+        task = asyncio.create_task(listen())
+        while len(runs) < 4:
+            await asyncio.sleep(0.001)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        return len(runs)
+
+    computed = asyncio.run(impatient())
+    model.generate("dog", max_tokens=1)
+    assert len(runs) - computed <= 2
+
+
+def test_leaving_an_async_loop_stops_its_answer(counted):
+    model, runs = counted
+
+    async def leave():
+        async for chunk in model.astream("fox", max_tokens=200):
+            if chunk.timings.answer_tokens == 3:
+                break
+        gc.collect()
+        return len(runs)
+
+    computed = asyncio.run(leave())
+    model.generate("dog", max_tokens=1)
+    assert len(runs) - computed <= 2
+
+
+def test_the_loop_is_never_blocked(own):
+    async def tick():
+        ticks, stream = 0, own.astream("fox", max_tokens=100)
+        task = asyncio.create_task(stream.reply())
+        while not task.done():
+            await asyncio.sleep(0)
+            ticks += 1
+        return ticks
+
+    assert asyncio.run(tick()) > 100
+
+
+def test_a_reader_that_pauses_pauses_the_work(counted):
+    model, runs = counted
+    stream = model.stream("fox", max_tokens=200)
+    next(stream)
+    deadline = time.monotonic() + 20
+    while len(runs) < AHEAD and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(0.1)
+    assert len(runs) <= AHEAD + 2
+    other = model.generate("dog", max_tokens=50)  # others go on meanwhile
+    assert len(other.tokens) == 50
+    assert len(stream.reply.tokens) == 200
+
+
+def test_an_error_reaches_the_one_who_reads(own, monkeypatch):
+    def broken(self, *given):
+        raise edgert.DeviceError("the device has gone")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(own._engine.decoder), "decode", broken)
+        stream = own.stream("fox", max_tokens=5)
+        next(stream)
+        for _ in range(2):
+            with pytest.raises(edgert.DeviceError, match="the device has gone"):
+                assert stream.reply
+    assert len(own.generate("fox", max_tokens=5).tokens) == 5
+
+
+def test_a_closed_model_ends_its_answers_and_begins_none(bundles):
+    model = edgert.load(bundles())
+    stream = model.stream("fox", max_tokens=200)
+    next(stream)
+    model.close()
+    assert stream.reply.finish_reason == "cancelled"
+    for call in (model.stream, model.generate, model.logits):
+        with pytest.raises(edgert.UsageError, match="the model is closed"):
+            call([5, 6])
+    model.close()
+    assert "closed" in repr(model)
+
+
+def test_models_and_streams_tell_what_they_are(own):
+    assert repr(own) == (
+        f"<edgert.Model llama-int8: int8, {own.profile.name}, context 256, 8 conversations at once>"
+    )
+    stream = own.stream("fox", max_tokens=1)
+    list(stream)
+    assert repr(stream) == "<Stream: 2 chunks read, finished>"
+
+
+def test_no_thread_is_left_when_nothing_is_asked(own):
+    own.generate("fox", max_tokens=2)
+    deadline = time.monotonic() + 10
+    while any(thread.name == "edgert" for thread in threading.enumerate()):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_forgotten_models_give_their_memory_back(bundles):
+    import weakref
+
+    model = edgert.load(bundles())
+    model.generate("fox", max_tokens=2)
+    gone = weakref.ref(model._engine)
+    del model
+    deadline = time.monotonic() + 10
+    while gone() is not None and time.monotonic() < deadline:
+        gc.collect()
+        time.sleep(0.01)
+    assert gone() is None
