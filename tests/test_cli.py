@@ -14,6 +14,7 @@ from click.testing import CliRunner
 
 import edgert
 from edgert import cli, errors, home, open_bundle
+from edgert.answering.reply import Stopwatch
 from edgert.cli import console, main, opening
 
 
@@ -21,7 +22,7 @@ def run(*arguments, input=None):
     return CliRunner().invoke(main, [str(a) for a in arguments], input=input)
 
 
-DONE = edgert.Chunk("", None, edgert.answer.Stopwatch(1, 0).tick(0), "stop")
+DONE = edgert.Chunk("", None, Stopwatch(1).timings(0), "stop")
 SHARED = {"__init__", "console", "opening", "options"}
 
 

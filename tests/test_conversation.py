@@ -1,11 +1,22 @@
 """Conversations: what is remembered, what is reused, and what an answer that didn't end well leaves."""
 
 import gc
+import json
 
 import pytest
+import tiny
 
 import edgert
 from edgert.answering.conversation import Conversation
+from edgert.export import ExportOptions, export
+from edgert.text.sampler import SampledToken, Sampler
+
+# What an R1 student says: its template spells <think> and the next turn's prompt drops the thoughts.
+R1_TALK = (
+    ("Why is the sky blue?", "Light is scattered.\n" * 20 + "</think>\n\nAir scatters blue light most."),
+    ("And at sunset?", "A longer way through the air.\n" * 15 + "</think>\n\nBlue is scattered away."),
+    ("On Mars?", "There is dust.\n" * 10 + "</think>\n\nThe other way around."),
+)
 
 
 @pytest.fixture
@@ -151,6 +162,37 @@ def test_the_last_question_can_be_taken_back(chat):
     chat.clear()
     with pytest.raises(edgert.UsageError, match="no question yet"):
         chat.take_back()
+
+
+@pytest.fixture(scope="module")
+def r1(tmp_path_factory, r1_tokenizer, r1_config):
+    """A tiny model with the real tokenizer and template of DeepSeek-R1-Distill-Qwen."""
+    folder = tmp_path_factory.mktemp("r1")
+    sizes = {"vocab_size": 151936, "max_position_embeddings": 2048, "eos_token_id": 151643}
+    generation = {"do_sample": True, "temperature": 0.6, "top_p": 0.95}
+    source = tiny.write(folder / "c", tiny.Tiny("qwen2", overrides=sizes, generation=generation))
+    (source / "tokenizer.json").write_text(r1_tokenizer, "utf-8")
+    (source / "tokenizer_config.json").write_text(json.dumps(r1_config), "utf-8")
+    bundle = export(source, folder / "b", ExportOptions(calibrate=False, verify=False)).folder
+    with edgert.load(bundle) as model:
+        yield model
+
+
+def test_r1_turns_compute_only_what_the_template_has_changed(r1, monkeypatch):
+    """A turn's prompt has the earlier answer without its thoughts: from there on it is computed again."""
+    told, chat, table = [], r1.conversation(), []
+    monkeypatch.setattr(Sampler, "choose", lambda *_: SampledToken(told.pop(0)))
+    for question, answer in R1_TALK:
+        told += [*r1.tokenizer.encode_rendered(answer), 151643]
+        timings = chat.send(question).reply.timings
+        table.append((timings.prompt_tokens, timings.prompt_tokens - timings.cached_tokens))
+        assert chat.turns[-1]["content"] == answer
+    said = [len(r1.tokenizer.encode_rendered(answer.split("</think>")[1])) for _, answer in R1_TALK]
+    print("R1, tokens of the prompt and those computed, by turn:", table)
+    assert table[0][0] == table[0][1]
+    for (_, computed), answer, (question, _) in zip(table[1:], said, R1_TALK[1:], strict=False):
+        new = len(r1.tokenizer.encode_rendered(question)) + 4  # with the tags around it
+        assert computed <= answer + new + 2
 
 
 def test_it_tells_what_it_is(model):

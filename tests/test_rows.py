@@ -6,6 +6,8 @@ import pytest
 import tiny
 
 import edgert
+from edgert import devices
+from edgert.engine.loading import load
 from edgert.export import ExportOptions, export
 
 IDS = np.random.default_rng(7).integers(5, tiny.VOCAB, 90).tolist()
@@ -33,11 +35,10 @@ def test_every_product_has_a_kernel_without_dotprod(pair):
 
 def test_decoding_equals_reading_the_whole(pair):
     """Each token has its own scale, so how a prompt is cut changes nothing."""
-    model = edgert.load(pair[0])
-    whole = model.logits(IDS)
-    model._decoder.forget()
-    steps = [model._decoder.prefill(IDS[:5]).copy()]
-    steps += [model._decoder.decode(token).copy() for token in IDS[5:]]
+    decoder = load(edgert.open_bundle(pair[0]), devices.detect().profile).decoder
+    whole, slot = decoder.score(IDS), decoder.afresh()
+    steps = [decoder.extend(slot, IDS[:5])[0]]
+    steps += [decoder.decode([slot], [token])[0].copy() for token in IDS[5:]]
     difference = np.abs(np.array(steps) - whole[4:])
     assert np.sqrt((difference**2).mean()) < 0.01 * np.sqrt((whole**2).mean())
 

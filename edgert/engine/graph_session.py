@@ -64,7 +64,7 @@ class GraphSession:
         """Whether it computes in the processor's memory."""
         return self._memory == "cpu"
 
-    def buffer(self, shape: Iterable[int], dtype: type[np.generic]) -> OrtValue:
+    def buffer(self, shape: Iterable[int], dtype: np.dtype[Any]) -> OrtValue:
         """Memory where the session computes: runs read and write it there and copy nothing."""
         if self.on_host:
             return as_value(np.zeros(tuple(shape), dtype))

@@ -7,6 +7,7 @@ import math
 import mmap
 import sys
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -61,14 +62,14 @@ class KVPool:
             array[target, :, :length] = array[source, :, :length]
 
 
-def reserved(shape: Iterable[int], dtype: type[np.generic]) -> npt.NDArray[np.generic]:
+def reserved(shape: Iterable[int], dtype: np.dtype[Any]) -> npt.NDArray[np.generic]:
     """A zeroed array whose memory the system hands out page by page, as it is first written.
 
     Not np.zeros: it asks Linux for huge pages, and the first token would take those of a whole row.
     """
     shape = tuple(shape)
     count = math.prod(shape)
-    memory = _pages(max(1, count * np.dtype(dtype).itemsize))
+    memory = _pages(max(1, count * dtype.itemsize))
     return np.frombuffer(memory, dtype, count).reshape(shape)
 
 
