@@ -62,8 +62,8 @@ def test_format_3_still_opens_and_answers_the_same(format_3):
     bundle = open_bundle(format_3)
     bundle.check_hashes()
     assert (bundle.manifest.format_version, bundle.manifest.requires) == (3, ())
-    engine = loading.run(bundle, devices.load("laptop-cpu"), bundle.graph(), 64)
-    assert golden.replay(engine.decoder, golden.read(bundle)) <= golden.limit(bundle)
+    loaded = loading.load_graph(bundle, devices.load("laptop-cpu"), bundle.graph(), 64)
+    assert golden.replay(loaded.decoder, golden.read(bundle)) <= golden.limit(bundle)
     assert edgert.load(format_3).generate("the quick fox", max_tokens=4).token_ids
 
 
