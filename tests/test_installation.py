@@ -123,6 +123,18 @@ def test_an_installation_that_lacks_a_part(source):
     assert said == f"ImportError: edgert in {source} is incomplete: install it again, as README.md says"
 
 
+def test_beside_a_folder_of_its_name(tmp_path):
+    """`pip install -e` finds edgert last: such a folder is taken for an empty package."""
+    (tmp_path / "edgert").mkdir()
+    shutil.copy(ROOT / "edgert" / "__main__.py", tmp_path / "edgert")
+    done = subprocess.run(
+        [sys.executable, "-S", "-m", "edgert"], cwd=tmp_path, check=False, capture_output=True, text=True
+    )
+    assert done.returncode == 1
+    said = f"edgert: Python takes the folder {tmp_path.resolve() / 'edgert'} for the package: "
+    assert done.stderr == said + "start it in another folder, or as: edgert\n"
+
+
 def test_names_that_edgert_has_not():
     with pytest.raises(AttributeError, match="module 'edgert' has no attribute 'laod'"):
         edgert.laod  # noqa: B018

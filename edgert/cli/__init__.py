@@ -48,10 +48,14 @@ class Commands(console.Group):
 def main() -> None:
     """Chat with your own distilled student on a small machine.
 
+    A student is a small model that learned from large ones. edgert exports it to a bundle, a folder that runs
+    without PyTorch.
+
     \b
     edgert chat                        talk to the default student
-    edgert export CHECKPOINT BUNDLE    make an int8 bundle of your own (on the dev machine)
+    edgert export CHECKPOINT BUNDLE    make a bundle of your own (on the dev machine)
     edgert chat BUNDLE                 talk to it (anywhere)
+    edgert COMMAND --help              what a command does, with examples
     """
     console.occupy_standard_files()
     console.speak_utf8()

@@ -32,29 +32,33 @@ class Depths(click.ParamType):  # type: ignore[type-arg]  # generic since click 
         return tuple(int(part) for part in parts)
 
 
-@click.command(short_help="Measure how fast a bundle is on this machine.")
+@click.command(short_help="Measure how fast a bundle is here.")
 @click.argument("bundle", required=False)
-@click.option("--runs", type=click.IntRange(1), default=5, show_default=True, help="Rounds to measure.")
+@click.option(
+    "--runs", type=click.IntRange(1), default=5, show_default=True, help="How often everything is measured."
+)
 @click.option(
     "--depths",
     type=Depths(),
     default="0,512,2048",
     show_default=True,
-    help="Tokens in the context before those that are decoded.",
+    help="Tokens before the answer at which decoding is measured.",
 )
 @click.option(
     "--against",
     multiple=True,
     metavar="NAME=PATH",
-    help="Measure llama.cpp=MODEL.gguf or edgert=BUNDLE in turn; may be repeated.",
+    help="Take turns with llama.cpp=MODEL.gguf or edgert=BUNDLE. May be given more than once.",
 )
 @click.option(
     "--plot",
     metavar="FILE.png",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="Draw time a token by depth, up to the context; .svg works, too.",
+    help="Draw the time per token by depth, up to the context, as PNG or SVG.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print everything as JSON, each round's figures too.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print everything as JSON, with the figures of every round."
+)
 @kv_option
 @model_options
 def bench(
@@ -70,23 +74,25 @@ def bench(
     kv: str | None,
     force: bool,
 ) -> None:
-    """Measure load time, reading a prompt, decoding at several depths, memory, and energy where it is told.
+    """Measure how fast a bundle is on this machine, and what it takes in memory and energy.
 
     \b
-    edgert bench                                            the default student
-    edgert bench ./bundle --runs 9 --json > figures.json    every round's figures
-    edgert bench ./bundle --against llama.cpp=model.gguf    its llama-bench in turn, ratios
-    edgert bench ./new --against edgert=./old               two bundles
-    edgert bench ./bundle --context 8192 --plot depth.png   how a token's time grows
+    edgert bench                                               the default student
+    edgert bench ./my-bundle --runs 9 --json > figures.json    every round's figures
+    edgert bench ./my-bundle --against llama.cpp=model.gguf    llama.cpp in turn, with ratios
+    edgert bench ./new --against edgert=./old                  two bundles
+    edgert bench ./my-bundle --context 8192 --plot depth.png   how the time per token grows
 
-    Figures are medians, with the lowest and highest round. Leave the machine alone meanwhile.
+    Prefill is reading the prompt; decoding is writing the answer, token by token (pieces of words). Decoding
+    slows down with depth, the number of tokens before. Figures are medians over the rounds, with the lowest
+    and the highest. Leave the machine alone meanwhile.
 
-    A decode step has to read every weight and all keys and values: what that is in GB/s is shown beside what
-    this machine reads from memory, measured in the same rounds. Nothing can decode at more than 100 %, unless
-    the processor's caches hold part of the weights.
+    Each token takes all weights and the whole cache of earlier tokens from memory. So decoding is compared
+    with how fast this machine reads memory, measured in the same rounds: at 100 % it can't be faster, unless
+    the processor's own caches hold part of the weights.
 
-    llama-bench is found on the PATH or by LLAMA_BENCH; it gets the same threads, prompt and depths, and runs
-    with flash attention and without: the quicker counts. A plot needs the [plot] extra.
+    llama.cpp is run by its llama-bench, from the PATH or from LLAMA_BENCH, with the same threads, prompt and
+    depths, with flash attention and without; the faster of the two counts. A plot needs the [plot] extra.
     """
     from edgert.bench import peers
     from edgert.bench import plot as bench_plot
@@ -129,7 +135,7 @@ def _lines(found: Bench) -> Iterator[str]:
         yield from _peer_lines(peer)
     if found.curve:
         line = f"{found.curve.start:.2f} ms + {found.curve.slope:.3f} ms per 1,000 tokens before"
-        yield _row("\ntime a token", f"{line}, R² {found.curve.r2:.3f}")
+        yield _row("\ntime per token", f"{line}, R² {found.curve.r2:.3f}")
 
 
 def _other_lines(found: Bench) -> Iterator[str]:
@@ -147,7 +153,7 @@ def _other_lines(found: Bench) -> Iterator[str]:
 
 
 def _reached(at: AtDepth) -> str:
-    energy = f", {at.joules.median:.3f} J a token" if at.joules else ""
+    energy = f", {at.joules.median:.3f} J per token" if at.joules else ""
     return f"{at.reached.median:.1f} GB/s, {at.share.median:.0%} of what it reads{energy}"
 
 

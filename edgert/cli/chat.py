@@ -11,9 +11,11 @@ from edgert.cli.opening import load_model
 from edgert.cli.options import given, kv_option, model_options, sampling_options
 
 
-@click.command(short_help="Talk to a bundle.")
+@click.command(short_help="Talk to a student.")
 @click.argument("bundle", required=False)
-@click.option("--system", help="System prompt; without it the model's own is used, if it has one.")
+@click.option(
+    "--system", help="Instructions that the model gets before the conversation. Default: its own, if any."
+)
 @model_options
 @kv_option
 @sampling_options
@@ -27,9 +29,18 @@ def chat(
     force: bool,
     **sampling: Any,
 ) -> None:
-    """Talk to a bundle, given as a folder or by the name it was pulled under.
+    """Talk to a student in the terminal. /help lists what else can be done there.
 
-    With a prompt piped in it answers and exits:  echo "Why is the sky blue?" | edgert chat
+    \b
+    edgert chat                           the default student; offers to get it
+    edgert chat qwen3-0.6b                a student that `edgert pull` got
+    edgert chat ./my-bundle               your own, made by `edgert export`
+    echo "Why is the sky blue?" | edgert chat
+
+    BUNDLE is the folder that a student was exported to, or the name that it was pulled by. If a question is
+    piped in, chat answers it and ends.
+
+    Sampling options that you leave out are the model's own.
     """
     from edgert.chat.terminal import Chat
 

@@ -20,17 +20,21 @@ if TYPE_CHECKING:
     from edgert.text.prompts import Question
 
 
-@click.command(short_help="Compare a bundle's answers with a reference's.")
+@click.command(short_help="Compare the answers of two bundles.")
 @click.argument("bundle")
 @click.argument("reference")
-@click.option("--prompts", "source", metavar="FILE", help="Prompts of your own; '-' reads standard input.")
-@click.option("--max-tokens", type=click.IntRange(1), default=128, show_default=True, help="Longest answer.")
+@click.option(
+    "--prompts", "source", metavar="FILE", help="File of your own prompts. '-' reads standard input."
+)
+@click.option(
+    "--max-tokens", type=click.IntRange(1), default=128, show_default=True, help="Longest answer, in tokens."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print answers, tokens and figures as JSON.")
 @click.option(
     "--page",
     metavar="FILE.html",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="Write a page to read side by side.",
+    help="Also write a page that shows the answers side by side.",
 )
 @model_options
 def compare(
@@ -45,20 +49,23 @@ def compare(
     context: int | None,
     force: bool,
 ) -> None:
-    """Ask two bundles the same and show where their answers part and how far apart they are.
+    """Give two bundles the same prompts, and show where their answers part and how far apart they are.
 
     \b
     edgert compare ./student-int8 ./student-fp32                what int8 costs
     edgert compare ./today ./last-month --prompts mine.txt      what an export changed
     edgert compare A B --max-tokens 2000 --page compared.html   R1 students need room to think
 
-    Answers are greedy. KL is that of the reference's predictions against the bundle's, in nats, at each token
-    of the reference's answer: 0 is equal, int8 is usually near 0.005. Final answers are what follows
-    </think>; of two with a \\boxed{} only its content counts; if an answer was cut off, they are undecided.
-    Both bundles are in memory at once.
+    REFERENCE is the bundle that BUNDLE is measured against. Both are in memory at once. At every token (a
+    piece of a word) each takes the likeliest one, so that chance plays no part.
 
-    A FILE of prompts has one per line, or JSON lines with {"prompt": TEXT} or {"messages": [...]}; an answer
-    at the end of the messages is left out. Without it a dozen built-in questions are asked.
+    KL divergence, in nats, tells how far BUNDLE's predictions are from REFERENCE's at each token of
+    REFERENCE's answer: 0 is equal, int8 is usually near 0.005. top-1 is how often both find the same token
+    the likeliest. Final answers are what follows </think>; of two with a \\boxed{} only its content counts;
+    if an answer was cut off, they are undecided.
+
+    A FILE has one prompt per line, or JSON lines with {"prompt": TEXT} or {"messages": [...]}; an answer at
+    the end of the messages is left out. Without a file, a dozen built-in questions are asked.
     """
     from edgert.compare import page as comparison_page
     from edgert.compare.measure import compare

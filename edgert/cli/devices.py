@@ -16,13 +16,21 @@ if TYPE_CHECKING:
     from edgert.bundle import Bundle
 
 
-@click.command(short_help="List device profiles and the one detected.")
+@click.command(short_help="List kinds of machines, and which this one is.")
 @click.argument("bundle", required=False)
-@click.option("--json", "as_json", is_flag=True, help="Print profiles, features and figures as JSON.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print everything known of machine and profiles as JSON."
+)
 def devices(bundle: str | None, as_json: bool) -> None:
-    """List the device profiles and the one detected on this machine, with the reason.
+    """List the device profiles, and the one detected for this machine, with the reason.
 
-    With a BUNDLE, or if the default student is there, what `edgert tune` found for it, too.
+    \b
+    edgert devices
+    edgert devices ./my-bundle     with what `edgert tune` found for it
+
+    A device profile is what edgert knows of a kind of machine: which form of weights is fast on it, how many
+    threads, how much context. Other commands take its name as --device. Without a BUNDLE, what `edgert tune`
+    found for the default student is shown, if there is any.
     """
     from edgert.devices import detect, load, names
     from edgert.machine.tuning import Tuning, figures

@@ -18,15 +18,26 @@ if TYPE_CHECKING:
 MARKS = {"ok": "ok  ", "note": "note", "bad": "BAD "}
 
 
-@click.command(short_help="Check that this machine can run a bundle, and computes right.")
+@click.command(short_help="Check this machine, and a bundle on it.")
 @click.argument("bundle", required=False)
-@click.option("--device", help="Device profile to test, by name or as a .toml file.")
+@click.option(
+    "--device",
+    help="Kind of machine to check for, one that `edgert devices` lists or a .toml file. Default: detected.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
 @click.pass_context
 def doctor(context: click.Context, bundle: str | None, device: str | None, as_json: bool) -> None:
-    """Look at machine, providers, heat and memory; with a BUNDLE also at its files and answers.
+    """Check whether this machine can run edgert: processor, memory, heat, and providers.
 
-    It replays the golden prompts that an export left in the bundle. The exit code is 1 if anything is bad.
+    \b
+    edgert doctor
+    edgert doctor ./my-bundle
+    edgert doctor ./my-bundle --device integrated-gpu
+
+    Providers are the parts of onnxruntime that compute, each on one kind of chip.
+
+    With a BUNDLE also: whether its files are undamaged, whether it fits into memory, and whether this machine
+    computes its predictions as they were at the export. The exit code is 1 if anything is bad.
     """
     from edgert import devices
     from edgert.machine.doctor import Finding, examine, reason

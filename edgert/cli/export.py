@@ -15,35 +15,46 @@ if TYPE_CHECKING:
     from edgert.bundle import Bundle
 
 
-@click.command(short_help="Make a bundle of a checkpoint.")
+@click.command(short_help="Make a bundle from a checkpoint.")
 @click.argument("checkpoint", type=click.Path(path_type=Path))
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option(
     "--device",
     "devices",
     multiple=True,
-    help="Profile of the machine it is for; see `edgert devices`. Several share one set of weights.",
+    help="Kind of machine it is for; `edgert devices` lists them. May be given more than once: one bundle "
+    "then serves them all.",
 )
 @quant_options
-@click.option("--max-context", type=click.IntRange(1), help="Longest context the bundle can hold, in tokens.")
+@click.option(
+    "--max-context",
+    type=click.IntRange(1),
+    help="Most tokens that a conversation may ever have. Default: the model's own limit, at most 32768.",
+)
 @click.option(
     "--via",
     type=click.Choice(["auto", "direct", "optimum"]),
     default="auto",
-    help="Builder; optimum is to come.",
+    help="What builds the bundle. optimum is not built yet.",
 )
-@click.option("--force", is_flag=True, help="Replace an existing bundle.")
-@click.option("--json", "as_json", is_flag=True, help="Print the manifest as JSON.")
+@click.option("--force", is_flag=True, help="Replace a bundle that is there already.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print the bundle's manifest, all facts about it, as JSON."
+)
 def export(checkpoint: Path, bundle: Path, as_json: bool, **options: Any) -> None:
-    """Make a bundle of a Hugging Face folder or a GGUF file.
+    """Make a bundle from a checkpoint.
 
     \b
-    edgert export ./my-student ./my-student-int8
-    edgert export model-Q4_K_M.gguf ./bundle --max-context 8192
+    edgert export ./my-student ./my-bundle
+    edgert export model-Q4_K_M.gguf ./my-bundle --max-context 8192
     edgert export ./my-student ./small --quant mixed --target-size 1.2GB --kv int8
 
-    At the end the bundle's predictions are compared with the original's in fp32, on a text it was not
-    calibrated on; `edgert info` shows what that gave.
+    CHECKPOINT is a model as it was trained: a folder as Hugging Face writes it, or a GGUF file. BUNDLE is the
+    folder that will hold it in the form that edgert runs, usually with its weights in 8 bits.
+
+    At the end the bundle's predictions are compared with the original's. The figures stay in the bundle, and
+    `edgert info` shows them. KL divergence, in nats per token (a piece of a word), tells how far two
+    predictions are apart; 0 is equal.
     """
     from edgert.bundle import CHAT_TEMPLATE
 

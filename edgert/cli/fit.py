@@ -20,17 +20,23 @@ if TYPE_CHECKING:
     from edgert.engine.memory import MemoryPlan
 
 
-@click.command(short_help="Tell how much memory a student takes, before it is loaded.")
+@click.command(short_help="Tell whether a student fits into memory.")
 @click.argument("source", metavar="BUNDLE|CHECKPOINT")
-@click.option("--device", "names", multiple=True, help="For another machine; may be repeated, or 'all'.")
-@click.option("--context", type=click.IntRange(1), help="Tokens of KV cache; the default is the device's.")
+@click.option(
+    "--device", "names", multiple=True, help="Another kind of machine, or 'all'. May be given more than once."
+)
+@click.option(
+    "--context",
+    type=click.IntRange(1),
+    help="Most tokens (pieces of words) of prompt and answer together. Default: what suits the device.",
+)
 @click.option(
     "--quant",
     type=click.Choice(["int8", "int4", "fp32"]),
-    help="How a checkpoint would be exported; int8 if not given.",
+    help="How the weights of a checkpoint would be stored. Default: int8.",
 )
 @kv_option
-@click.option("--json", "as_json", is_flag=True, help="Print bytes as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print all figures as JSON, in bytes.")
 def fit(
     *,
     source: str,
@@ -40,12 +46,15 @@ def fit(
     kv: str | None,
     as_json: bool,
 ) -> None:
-    """Tell how much memory a bundle takes, or a checkpoint would once it is exported; only headers are read.
+    """Tell how much memory a student takes, and the longest context that fits. Nothing is loaded for that.
 
     \b
-    edgert fit ./bundle                              on this machine
-    edgert fit ./my-student --device raspberry-pi-4  before anything is exported
+    edgert fit ./my-bundle                              on this machine
+    edgert fit ./my-student --device raspberry-pi-4     before anything is exported
     edgert fit ./my-student --device all --quant int4
+
+    The argument is a bundle, which `edgert export` made, or a checkpoint, as it would be exported. The
+    context is what the model has in view: prompt and answer together.
     """
     from edgert import devices
 

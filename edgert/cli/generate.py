@@ -16,12 +16,15 @@ if TYPE_CHECKING:
     from edgert.answering.reply import Reply
 
 
-@click.command
+@click.command(short_help="Answer one question and exit.")
 @click.argument("bundle", required=False)
-@click.option("-p", "--prompt", required=True, help="The question; '-' reads it from standard input.")
-@click.option("--raw", is_flag=True, help="Continue the text as it is, without the chat template.")
+@click.option("-p", "--prompt", required=True, help="The question. '-' reads it from standard input.")
+@click.option("--raw", is_flag=True, help="Take the prompt as the start of a text and continue it.")
 @click.option(
-    "--json", "as_json", is_flag=True, help="Print text, token ids, finish reason and speeds as JSON."
+    "--json",
+    "as_json",
+    is_flag=True,
+    help="Print the answer as JSON, with its token ids, why it ended, and speeds.",
 )
 @model_options
 @kv_option
@@ -38,11 +41,18 @@ def generate(
     force: bool,
     **sampling: Any,
 ) -> None:
-    """Answer one prompt and exit.
+    """Answer one question and exit.
 
     \b
     edgert generate -p "Why is the sky blue?" --max-tokens 100
-    edgert generate ./bundle -p "Once upon a time" --raw --json
+    edgert generate ./my-bundle --raw -p "Once upon a time"
+    edgert generate ./my-bundle -p - --json < question.txt
+
+    BUNDLE is the folder that a student was exported to, or the name that it was pulled by; without it, the
+    default student answers. A question is put into the model's chat template, the form of its training
+    conversations; --raw leaves that out.
+
+    Sampling options that you leave out are the model's own.
     """
     from edgert.answering.reply import cut_notice
 

@@ -15,10 +15,21 @@ if TYPE_CHECKING:
 
 @click.command(short_help="Show what a bundle holds.")
 @click.argument("bundle")
-@click.option("--verify", is_flag=True, help="Read every file and compare its SHA-256.")
-@click.option("--json", "as_json", is_flag=True, help="Print the manifest as JSON.")
+@click.option(
+    "--verify", is_flag=True, help="Read every file and check that it is undamaged, by its SHA-256."
+)
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print the bundle's manifest, all facts about it, as JSON."
+)
 def info(bundle: str, verify: bool, as_json: bool) -> None:
-    """Show what a bundle holds: model, quantization, origin, licence, files."""
+    """Show what a bundle holds: model, weights, origin, licence, and how close it is to the original.
+
+    \b
+    edgert info ./my-bundle
+    edgert info smollm2-135m-instruct --verify
+
+    BUNDLE is the folder that a student was exported to, or the name that it was pulled by.
+    """
     from edgert.engine import prepared
 
     opened = open_bundle(bundle)
@@ -58,7 +69,7 @@ def _copies(bundle: Bundle) -> Iterator[str]:
 def _weights_text(quant: Quantization) -> str:
     if quant.scheme == "fp32":
         return quant.scheme
-    parts = [f"{quant.scheme}, {quant.bits_per_weight:.2f} bits a weight"]
+    parts = [f"{quant.scheme}, {quant.bits_per_weight:.2f} bits per weight"]
     if quant.block_size:
         parts.append("weights per scale: " + ", ".join(f"{k} {n}" for k, n in quant.block_size.items()))
     if quant.exceptions:

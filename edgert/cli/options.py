@@ -22,23 +22,39 @@ def sampling_options(command: Command) -> Command:
     for option in reversed(
         (
             click.option(
-                "--max-tokens", type=click.IntRange(1), help="Longest answer; the default fills the context."
+                "--max-tokens",
+                type=click.IntRange(1),
+                help="Longest answer, in tokens. Default: what the context holds.",
             ),
             click.option(
                 "--temperature",
                 type=float,
-                help="0 always takes the likeliest token; 0.6 suits R1 students.",
+                help="How freely tokens are chosen. 0 always takes the likeliest; 0.6 suits R1 students.",
             ),
             click.option(
-                "--top-p", type=float, help="Draw from the likeliest tokens that reach this probability."
+                "--top-p",
+                type=float,
+                help="Choose among the likeliest tokens that together have this probability; 1 is off.",
             ),
-            click.option("--top-k", type=int, help="Draw from the K likeliest tokens; 0 is off."),
             click.option(
-                "--min-p", type=float, help="Drop tokens less likely than this fraction of the likeliest."
+                "--top-k", type=int, help="Choose among this many of the likeliest tokens; 0 is off."
             ),
-            click.option("--repetition-penalty", type=float, help="Above 1 discourages tokens already seen."),
-            click.option("--seed", type=int, help="The same seed gives the same answer."),
-            click.option("--stop", multiple=True, help="End the answer before this text; may be repeated."),
+            click.option(
+                "--min-p",
+                type=float,
+                help="Leave out tokens less likely than this fraction of the likeliest; 0 is off.",
+            ),
+            click.option(
+                "--repetition-penalty",
+                type=float,
+                help="Above 1, tokens that have occurred become less likely; 1 is off.",
+            ),
+            click.option(
+                "--seed", type=int, help="A number that fixes chance: the same seed gives the same answer."
+            ),
+            click.option(
+                "--stop", multiple=True, help="End the answer before this text. May be given more than once."
+            ),
         )
     ):
         command = option(command)
@@ -47,12 +63,22 @@ def sampling_options(command: Command) -> Command:
 
 def model_options(command: Command) -> Command:
     """How to load a bundle."""
-    for option in (
-        click.option(
-            "--context", type=click.IntRange(1), help="Tokens of KV cache; the default is the device's."
-        ),
-        click.option("--device", help="Device profile, by name or as a .toml file; the default is detected."),
-        click.option("--force", is_flag=True, help="Load even what memory does not suffice for."),
+    for option in reversed(
+        (
+            click.option(
+                "--device",
+                help="Kind of machine, one that `edgert devices` lists or a .toml file. Default: detected.",
+            ),
+            click.option(
+                "--context",
+                type=click.IntRange(1),
+                help="Most tokens (pieces of words) of prompt and answer together. Default: what suits the "
+                "device.",
+            ),
+            click.option(
+                "--force", is_flag=True, help="Load the bundle even if it needs more memory than is free."
+            ),
+        )
     ):
         command = option(command)
     return command
@@ -63,7 +89,7 @@ def kv_option(command: Command) -> Command:
     option = click.option(
         "--kv",
         type=click.Choice(list(KV_KINDS)),
-        help="How keys and values are cached; the default is the bundle's.",
+        help="Format of the cache, in which the model keeps what it has read. Default: the bundle's own.",
     )
     return option(command)
 
@@ -89,38 +115,50 @@ def quant_options(command: Command) -> Command:
                 type=click.Choice(["int8", "int4", "mixed", "fp32"]),
                 default="int8",
                 show_default=True,
-                help="int8 keeps the answers; int4 halves size and time a token; mixed spends --target-size "
-                "or --max-kl where it matters most.",
+                help="How weights are stored. int8 keeps the answers. int4 halves size and time per token, "
+                "but changes answers more. mixed chooses between both, matrix by matrix, within "
+                "--target-size or --max-kl. fp32 changes nothing.",
             ),
             click.option(
                 "--block-size",
                 type=click.Choice(["16", "32", "64", "128", "256"]),
                 callback=lambda _ctx, _param, value: value and int(value),
-                help="Weights a scale: 16 is the most accurate, the default the device's best compromise.",
+                help="Weights that share one scale, the factor that stored numbers are multiplied by. 16 is "
+                "the most accurate. Default: the device's best compromise.",
             ),
-            click.option("--target-size", type=Bytes(), help="What the matrices may take, as in 1.2GB."),
+            click.option(
+                "--target-size",
+                type=Bytes(),
+                help="For mixed: space that all weight matrices may take, such as 1.2GB.",
+            ),
             click.option(
                 "--kv",
                 type=click.Choice(list(KV_KINDS)),
-                help="int8 caches keys and values in a quarter of the memory; the default is the device's.",
+                help="Format of the cache, in which the model keeps what it has read. int8 takes a quarter "
+                "of the memory. Default: what suits the device.",
             ),
             click.option(
-                "--max-kl", type=float, help="Fail above this mean KL divergence from fp32, in nats a token."
+                "--max-kl",
+                type=float,
+                help="Fail if the mean KL divergence from the original is higher, in nats per token.",
             ),
             click.option(
                 "--calibration",
                 type=click.Path(path_type=Path, exists=True, dir_okay=False),
-                help="Text like what the student will read, to calibrate and measure on.",
+                help="Text like what the student will read, to round the weights by and to measure on. "
+                "Default: a text that edgert brings.",
             ),
             click.option(
                 "--calibrate/--no-calibrate",
                 default=True,
-                help="Round weights by what they multiply on that text.",
+                help="Round the weights so that results on that text change least (default), or each to the "
+                "nearest.",
             ),
             click.option(
                 "--verify/--no-verify",
                 default=True,
-                help="Measure the bundle against fp32; without both, an export takes seconds.",
+                help="Measure the bundle against the original (default), or not. With neither --calibrate "
+                "nor --verify an export takes seconds.",
             ),
         )
     ):

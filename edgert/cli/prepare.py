@@ -8,19 +8,24 @@ from edgert.cli.opening import open_bundle
 from edgert.cli.options import kv_option
 
 
-@click.command(short_help="Pack a bundle's weights for this machine, once.")
+@click.command(short_help="Make a bundle start faster on this machine.")
 @click.argument("bundle", required=False)
 @kv_option
-@click.option("--replace", is_flag=True, help="Remove the bundle's own weights afterwards.")
+@click.option("--replace", is_flag=True, help="Remove the bundle's own weights afterwards, to save disk.")
 def prepare(*, bundle: str | None, kv: str | None, replace: bool) -> None:
-    """Save a copy of a bundle's weights as this machine's kernels want them, to be mapped at every start.
+    """Save a copy of a bundle's weights in the order in which this machine multiplies by them.
 
-    Starting takes less time then, and the weights are pages that the system may drop rather than memory that
-    must be kept. The copy belongs to this processor and version of onnxruntime; after
-    an update it is made again by itself.
+    \b
+    edgert prepare               the default student
+    edgert prepare ./my-bundle
+    edgert prepare ./my-bundle --replace
 
-    --replace saves disk, but then the copy is all there is: the bundle runs on machines like this one only,
-    and after an update of onnxruntime it has to be exported or pulled again.
+    Starting takes less time then. And the weights need not stay in memory: the system can read them from the
+    copy again. The copy belongs to this processor and this version of onnxruntime, which computes; when one
+    of them changes, the copy is made again by itself.
+
+    With --replace the copy is all there is. The bundle then runs on machines like this one only, and after an
+    update of onnxruntime it has to be exported or pulled again.
     """
     from edgert import devices
     from edgert.engine.loading import choose_graph

@@ -15,14 +15,29 @@ if TYPE_CHECKING:
     from edgert.bundle import Manifest
 
 
-@click.command(short_help="Obtain a known student, ready to chat.")
+@click.command(short_help="Get a known student, ready to chat.")
 @click.argument("name", default=home.DEFAULT_MODEL)
-@click.option("--list", "show", is_flag=True, help="List the models that can be pulled.")
-@click.option("--quant", type=click.Choice(["int8", "int4", "fp32"]), default="int8", show_default=True)
-@click.option("--device", help="Profile of the machine it is for; the default is this one.")
-@click.option("--force", is_flag=True, help="Export again, even if the bundle is there.")
+@click.option("--list", "show", is_flag=True, help="List the names: parameters, licence, source.")
+@click.option(
+    "--quant",
+    type=click.Choice(["int8", "int4", "fp32"]),
+    default="int8",
+    show_default=True,
+    help="How weights are stored; see `edgert export --help`.",
+)
+@click.option("--device", help="Kind of machine it is for; `edgert devices` lists them. Default: this one.")
+@click.option("--force", is_flag=True, help="Export it again, even if it is there.")
 def pull(*, name: str, show: bool, quant: str, device: str | None, force: bool) -> None:
-    """Obtain a student of the catalog and export it, so that `edgert chat NAME` works."""
+    """Download a known student and export it, so that `edgert chat NAME` works.
+
+    \b
+    edgert pull                       the default student
+    edgert pull --list                all names
+    edgert pull qwen3-0.6b --quant int4
+
+    A student is a small model that learned from large ones. Students from the Hugging Face hub need the [hub]
+    extra. All are kept in the user's cache folder, or in EDGERT_HOME.
+    """
     from edgert.export import catalog
 
     if show:

@@ -14,15 +14,28 @@ if TYPE_CHECKING:
     from edgert.machine.tuning import Trial
 
 
-@click.command(short_help="Measure what is quickest for a bundle on this machine.")
+@click.command(short_help="Find the fastest settings for a bundle here.")
 @click.argument("bundle", required=False)
-@click.option("--device", "names", multiple=True, help="Devices to try besides the detected one; may repeat.")
+@click.option(
+    "--device",
+    "names",
+    multiple=True,
+    help="Another kind of machine to try its settings, by name. May be given more than once.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
 def tune(bundle: str | None, names: tuple[str, ...], as_json: bool) -> None:
-    """Measure for a minute: threads, an integrated GPU where one is usable, lengths of prefill chunks.
+    """Find the fastest settings for a bundle on this machine, and keep them. It takes about a minute.
 
-    The winner is kept beside the bundle and used from then on, until processor or onnxruntime change;
-    --device at other commands overrides it. Leave the machine alone meanwhile.
+    \b
+    edgert tune                                       the default student
+    edgert tune ./my-bundle
+    edgert tune ./my-bundle --device integrated-gpu   whether the GPU is faster
+
+    It measures with different numbers of threads and different lengths of the chunks in which a prompt is
+    read, and on the integrated GPU, if one can be used. Leave the machine alone meanwhile.
+
+    The winner is kept in the bundle's folder and used from then on, unless you give a --device. When the
+    processor or onnxruntime changes, the machine's usual settings are used until you measure again.
     """
     from edgert import devices
     from edgert.engine import providers
