@@ -40,7 +40,7 @@ def chat(
     BUNDLE is the folder that a student was exported to, or the name that it was pulled by. If a question is
     piped in, chat answers it and ends.
 
-    Sampling options that you leave out are the model's own.
+    Options that you leave out, such as --temperature, have the model's own values.
     """
     from edgert.chat.terminal import Chat
 

@@ -52,7 +52,7 @@ def generate(
     default student answers. A question is put into the model's chat template, the form of its training
     conversations; --raw leaves that out.
 
-    Sampling options that you leave out are the model's own.
+    Options that you leave out, such as --temperature, have the model's own values.
     """
     from edgert.answering.reply import cut_notice
 

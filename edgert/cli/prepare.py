@@ -16,13 +16,14 @@ def prepare(*, bundle: str | None, kv: str | None, replace: bool) -> None:
     """Save a copy of a bundle's weights in the order in which this machine multiplies by them.
 
     \b
-    edgert prepare               the default student
+    edgert prepare                         the default student
     edgert prepare ./my-bundle
-    edgert prepare ./my-bundle --replace
+    edgert prepare ./my-bundle --replace   keep only the copy
 
-    Starting takes less time then. And the weights need not stay in memory: the system can read them from the
-    copy again. The copy belongs to this processor and this version of onnxruntime, which computes; when one
-    of them changes, the copy is made again by itself.
+    BUNDLE is the folder that a student was exported to, or the name that it was pulled by. With the copy it
+    starts in less time, and where memory is short, the system can drop weights and read them again. The copy
+    belongs to this processor and to this version of onnxruntime, the engine that computes; when one of them
+    changes, it is made again by itself.
 
     With --replace the copy is all there is. The bundle then runs on machines like this one only, and after an
     update of onnxruntime it has to be exported or pulled again.
