@@ -9,7 +9,7 @@ from typing import Any
 from safetensors.numpy import save_file
 
 from edgert.export.checkpoint import Checkpoint
-from edgert.export.checkpoint.huggingface import stored_name
+from edgert.export.checkpoint.huggingface import name_in_file
 
 
 def write(checkpoint: Checkpoint, folder: Path) -> Path:
@@ -22,7 +22,7 @@ def write(checkpoint: Checkpoint, folder: Path) -> Path:
     (folder / "tokenizer.json").write_text(checkpoint.tokenizer.tokenizer, "utf-8")
     (folder / "tokenizer_config.json").write_text(json.dumps(dict(checkpoint.tokenizer.config)), "utf-8")
     tensors = {
-        stored_name(name): tensor.rows(0, tensor.shape[0]) for name, tensor in checkpoint.tensors.items()
+        name_in_file(name): tensor.rows(0, tensor.shape[0]) for name, tensor in checkpoint.tensors.items()
     }
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     return folder

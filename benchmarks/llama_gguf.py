@@ -14,7 +14,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from edgert.export.checkpoint import Checkpoint, FloatArray
-from edgert.export.checkpoint.gguf import stored_name
+from edgert.export.checkpoint.gguf import name_in_file
 from edgert.export.checkpoint.gguf_tokenizer import SPLITS, rebuild
 from edgert.export.checkpoint.spec import ModelSpec
 
@@ -34,7 +34,7 @@ def write(checkpoint: Checkpoint, path: Path, text: str, dtype: type[np.generic]
         rows = tensor.rows(0, tensor.shape[0])
         if checkpoint.spec.family == "llama":
             rows = _interleaved(name, rows, checkpoint.spec)
-        writer.add_tensor(stored_name(name), rows.astype(dtype) if rows.ndim == 2 else rows)
+        writer.add_tensor(name_in_file(name), rows.astype(dtype) if rows.ndim == 2 else rows)
     if checkpoint.spec.rope.divisors:
         writer.add_tensor("rope_freqs.weight", np.array(checkpoint.spec.rope.divisors, np.float32))
     writer.write_header_to_file()

@@ -21,7 +21,7 @@ from .checkpoint import FloatArray, StoredTensor
 from .forms import Form
 from .matrix import Matrix
 
-PAGE = 4096  # ONNX Runtime memory-maps external data; aligned blobs map without a copy
+PAGE_BYTES = 4096  # ONNX Runtime memory-maps external data; aligned blobs map without a copy
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -58,7 +58,7 @@ class DataFile:
 
     def append(self, arrays: Iterable[npt.NDArray[Any]]) -> Extent:
         """Write arrays one behind the other as one blob."""
-        self._write(bytes(-self._size % PAGE))
+        self._write(bytes(-self._size % PAGE_BYTES))
         start = self._size
         for array in arrays:
             self._write(np.ascontiguousarray(array).data)

@@ -50,7 +50,7 @@ class Form(Protocol):
         """The form for matrices of so many columns. Raises ValueError if they can't be stored this way."""
         ...
 
-    def reading(self, stored: Form) -> Form:
+    def reading(self, storage: Form) -> Form:
         """The form for matrices that `joined` has given another form."""
         ...
 
@@ -75,11 +75,11 @@ class Form(Protocol):
         ...
 
 
-class Stored:
+class FormBase:
     """What forms have in common."""
 
-    def reading(self: Own, stored: Form) -> Own:
-        del stored
+    def reading(self: Own, storage: Form) -> Own:
+        del storage
         return self
 
     def pieces(self, shape: tuple[int, int], use: Use) -> tuple[Piece, ...]:
@@ -100,7 +100,7 @@ class Weights:
 
 
 @dataclass(frozen=True)
-class Blocks(Stored):
+class Blocks(FormBase):
     """8-bit codes around 128 or 4-bit codes and a zero point; a scale for `block_size` weights of a row.
 
     Read by MatMulNBits and GatherBlockQuantized, whose default zero point is the middle code. One set of
@@ -115,9 +115,9 @@ class Blocks(Stored):
     def label(self) -> str:
         return f"blocks{self.bits}"
 
-    def reading(self, stored: Form) -> Blocks:
+    def reading(self, storage: Form) -> Blocks:
         """Another device may have wanted smaller blocks; its level stays a device's own."""
-        return replace(self, block_size=getattr(stored, "block_size", self.block_size))
+        return replace(self, block_size=getattr(storage, "block_size", self.block_size))
 
     def fitted(self, columns: int) -> Blocks:
         """Blocks must fill a row: the next smaller size that does."""
@@ -181,7 +181,7 @@ class Blocks(Stored):
 
 
 @dataclass(frozen=True)
-class Float32(Stored):
+class Float32(FormBase):
     """Plain float32 rows: the reference that quantized bundles are judged against."""
 
     bits: int = 32

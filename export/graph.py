@@ -24,7 +24,7 @@ from .layer import (
     Builder,
     KVScales,
     LayerCache,
-    Place,
+    LayerInputs,
     Positions,
     Vectors,
     layer_nodes,
@@ -60,7 +60,7 @@ def build(
     hidden = b.tape.op("Embedding", [inputs[graph_io.INPUT_IDS]], {"matrix": str(EMBEDDING)}, domain=ABSTRACT)
     residual: ir.Value | None = None
     for layer, cache in enumerate(caches):
-        hidden, residual = layer_nodes(b, hidden, residual, Place(layer, positions, cache))
+        hidden, residual = layer_nodes(b, hidden, residual, LayerInputs(layer, positions, cache))
     normed, _ = norm(b, hidden, residual, "final_norm")
     logits = _head(b, normed, inputs)
 
@@ -76,7 +76,7 @@ def build(
 
 
 @dataclass
-class Open(Builder):
+class WeightlessBuilder(Builder):
     """Builds a graph whose norms and biases are inputs rather than initializers."""
 
     inputs: list[ir.Value] = field(default_factory=list)
@@ -99,13 +99,13 @@ def build_layer(spec: ModelSpec, layer: int, max_context: int) -> ir.Model:
     Besides `output` and the present keys and values, what every matrix multiplies is an output, named
     `<matrix>.input`.
     """
-    b = Open(spec, _no_vectors)
+    b = WeightlessBuilder(spec, _no_vectors)
     hidden = typed("hidden", ir.DataType.FLOAT, "batch", "sequence", spec.hidden_size)
     lengths = _lengths()
     tables = spec.rope.tables(max_context)
     positions = Positions(*lengths, b.constant("rope.cos", tables[0]), b.constant("rope.sin", tables[1]))
     cache = _cache(spec, layer)
-    mlp, residual = layer_nodes(b, hidden, None, Place(layer, positions, cache))
+    mlp, residual = layer_nodes(b, hidden, None, LayerInputs(layer, positions, cache))
     output = b.op("Add", [mlp, residual], "output")
     taps = []
     for node in b.tape.nodes:

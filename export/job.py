@@ -23,16 +23,19 @@ from .passport import measure
 from .recipe import Recipe, fp32, int4, int8, shared, with_fine_head
 from .sample import Sample, read_sample
 from .sensitivity import Group, by_layer, by_matrix, costs
-from .writer import Plan, Reader, preview, write_bundle, write_manifest, write_text
+from .writer import DeviceGroup, Plan, preview, write_bundle, write_manifest, write_text
 
-FEW = 8  # windows that calibrate 8-bit weights as well as four times as many
-TRIED = 2  # windows on which each matrix is tried alone
-ATTEMPTS = 4  # exports, until one keeps to --max-kl
+INT8_CALIBRATION_WINDOWS = 8  # they calibrate 8-bit weights as well as four times as many do
+TRIAL_WINDOWS = 2  # on which each matrix is tried alone
+MAX_ATTEMPTS = 4  # at an export that keeps to --max-kl
 
 
 @dataclass(frozen=True)
 class Job:
-    """What to make of a checkpoint, for which devices."""
+    """What to make of a checkpoint, for which devices.
+
+    Methods are given it as `in_basis`, too: in the basis that the recipe stores it in.
+    """
 
     checkpoint: Checkpoint
     options: ExportOptions
@@ -43,16 +46,16 @@ class Job:
 
     def run(self, aside: Path) -> Manifest:
         """Write the bundle into `aside`. Raises ValueError, FidelityError, UsageError."""
-        recipe = self._stored_recipe()
+        recipe = self._shared_recipe()
         self._warn_if_slow()
         self._warn_of_recommended_sampling()
         sample = self._sample(recipe)
-        stored = rotated(self.checkpoint, recipe.hadamard) if recipe.rotated else self.checkpoint
+        in_basis = rotated(self.checkpoint, recipe.hadamard) if recipe.rotated else self.checkpoint
         if self.options.quant == "mixed" and sample is not None:
-            recipe, manifest = self._mixed(stored, recipe, sample, aside)
+            recipe, manifest = self._mixed(in_basis, recipe, sample, aside)
         else:
-            manifest = self._written(stored, recipe, sample, aside)
-        self._check(manifest, stored, recipe, sample)
+            manifest = self._written(in_basis, recipe, sample, aside)
+        self._check(manifest, in_basis, recipe, sample)
         write_manifest(manifest, aside)
         return manifest
 
@@ -81,23 +84,24 @@ class Job:
 
     def preview(self) -> Manifest:
         """The manifest that the bundle would have; no weights are read."""
-        recipe = self._stored_recipe()
+        recipe = self._shared_recipe()
         return preview(
-            self.checkpoint, Plan(self.name, recipe, self._readers(recipe), self.context, self._caches())
+            self.checkpoint,
+            Plan(self.name, recipe, self._device_groups(recipe), self.context, self._caches()),
         )
 
     def _mixed(
-        self, stored: Checkpoint, recipe: Recipe, sample: Sample, aside: Path
+        self, in_basis: Checkpoint, recipe: Recipe, sample: Sample, aside: Path
     ) -> tuple[Recipe, Manifest]:
         """What costs add up to is only a guess at the whole: it is corrected by what the whole measured."""
-        found = self._costs(stored, recipe, by_matrix(matrices(stored)), sample)
-        choices, bound = Choices(recipe, matrices(stored), found), self.options.max_kl
+        found = self._costs(in_basis, recipe, by_matrix(matrices(in_basis)), sample)
+        choices, bound = Choices(recipe, matrices(in_basis), found), self.options.max_kl
         if self.options.target_size is not None:
             chosen = choices.within(self.options.target_size)
-            return chosen, self._written(stored, chosen, sample, aside)
+            return chosen, self._written(in_basis, chosen, sample, aside)
         chosen = recipe
-        for _ in range(ATTEMPTS):
-            manifest = self._written(stored, chosen, sample, aside)
+        for _ in range(MAX_ATTEMPTS):
+            manifest = self._written(in_basis, chosen, sample, aside)
             measured = _of_weights(manifest)
             if bound is None or measured is None or measured <= bound:
                 break
@@ -108,13 +112,13 @@ class Job:
             chosen = wider
         return chosen, manifest
 
-    def _written(self, stored: Checkpoint, recipe: Recipe, sample: Sample | None, aside: Path) -> Manifest:
+    def _written(self, in_basis: Checkpoint, recipe: Recipe, sample: Sample | None, aside: Path) -> Manifest:
         """Everything but the manifest file, measured if that is wanted."""
-        plan = Plan(self.name, recipe, self._readers(recipe), self.context, self._caches())
+        plan = Plan(self.name, recipe, self._device_groups(recipe), self.context, self._caches())
         if sample is not None:
-            few = self.options.quant == "int8"
-            plan = replace(plan, calibrating=sample.calibrating[:FEW] if few else sample.calibrating)
-        manifest = write_bundle(stored, aside, plan, lambda *done: self.progress("Exporting", *done))
+            windows = INT8_CALIBRATION_WINDOWS if self.options.quant == "int8" else None
+            plan = replace(plan, calibrating=sample.calibrating[:windows])
+        manifest = write_bundle(in_basis, aside, plan, lambda *done: self.progress("Exporting", *done))
         if sample is None or not self.options.verify:
             return manifest
         bundle = Bundle(aside, manifest)
@@ -125,7 +129,7 @@ class Job:
         files = {**manifest.files, GOLDEN: write_text(aside / GOLDEN, golden.to_json(found.golden))}
         return replace(manifest, graphs=graphs, sample=sample.name, files=files)
 
-    def _stored_recipe(self) -> Recipe:
+    def _shared_recipe(self) -> Recipe:
         """How weights are stored for all devices together. Raises UsageError where they can't agree."""
         options, spec = self.options, self.checkpoint.spec
         if options.quant == "fp32":
@@ -149,17 +153,17 @@ class Job:
         make = int8 if self.options.quant == "int8" else int4
         return make(profile, self.options.block_size)
 
-    def _readers(self, stored: Recipe) -> tuple[Reader, ...]:
+    def _device_groups(self, shared_recipe: Recipe) -> tuple[DeviceGroup, ...]:
         """One for all devices that read the weights alike."""
-        readers: list[Reader] = []
+        groups: list[DeviceGroup] = []
         for profile in self.profiles:
-            recipe = replace(self._recipe(profile).reading(stored), wide={})  # it has served
-            found = next((i for i, reader in enumerate(readers) if reader.recipe == recipe), None)
+            recipe = replace(self._recipe(profile).reading(shared_recipe), wide={})  # it has served
+            found = next((i for i, group in enumerate(groups) if group.recipe == recipe), None)
             if found is None:
-                readers.append(Reader(recipe, (profile.name,)))
+                groups.append(DeviceGroup(recipe, (profile.name,)))
             else:
-                readers[found] = replace(readers[found], devices=(*readers[found].devices, profile.name))
-        return tuple(readers)
+                groups[found] = replace(groups[found], devices=(*groups[found].devices, profile.name))
+        return tuple(groups)
 
     def _caches(self) -> tuple[str, ...]:
         """Which caches the graphs have, the default first: what was asked for, else what devices want."""
@@ -176,13 +180,13 @@ class Job:
             return None
         return read_sample(self.checkpoint, options.calibration, self.context)
 
-    def _check(self, manifest: Manifest, stored: Checkpoint, recipe: Recipe, sample: Sample | None) -> None:
+    def _check(self, manifest: Manifest, in_basis: Checkpoint, recipe: Recipe, sample: Sample | None) -> None:
         """Raises FidelityError that names the layers that cost most."""
         found = [facts.fidelity.mean_kl for facts in manifest.graphs.values() if facts.fidelity]
         bound = self.options.max_kl
         if bound is None or sample is None or all(kl <= bound for kl in found):
             return
-        alone = self._costs(stored, recipe, by_layer(matrices(stored)), sample)
+        alone = self._costs(in_basis, recipe, by_layer(matrices(in_basis)), sample)
         worst = sorted(alone, key=lambda name: -alone[name])[:3]
         named = ", ".join(f"{name} {alone[name]:.4f}" for name in worst)
         raise FidelityError(
@@ -192,13 +196,13 @@ class Job:
 
     def _costs(
         self,
-        stored: Checkpoint,
+        in_basis: Checkpoint,
         recipe: Recipe,
         groups: Mapping[Group, Iterable[MatrixName]],
         sample: Sample,
     ) -> dict[Group, float]:
-        tokens = sample.calibrating[:TRIED]
-        return costs(stored, recipe, groups, tokens, lambda *done: self.progress("Trying", *done))
+        tokens = sample.calibrating[:TRIAL_WINDOWS]
+        return costs(in_basis, recipe, groups, tokens, lambda *done: self.progress("Trying", *done))
 
 
 def _of_weights(manifest: Manifest) -> float | None:

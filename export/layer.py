@@ -101,8 +101,8 @@ class LayerCache:
 
 
 @dataclass(frozen=True)
-class Place:
-    """A layer's number, and where it finds positions and its cache."""
+class LayerInputs:
+    """What a layer needs besides hidden states: its number, positions and its cache."""
 
     layer: int
     positions: Positions
@@ -110,13 +110,13 @@ class Place:
 
 
 def layer_nodes(
-    b: Builder, hidden: ir.Value, residual: ir.Value | None, at: Place
+    b: Builder, hidden: ir.Value, residual: ir.Value | None, given: LayerInputs
 ) -> tuple[ir.Value, ir.Value]:
     """What a layer adds to the residual stream, and the stream before that is added."""
-    normed, residual = norm(b, hidden, residual, f"layers.{at.layer}.attn_norm")
-    attended = _attention(b, normed, at)
-    normed, residual = norm(b, attended, residual, f"layers.{at.layer}.mlp_norm")
-    return _mlp(b, normed, at.layer), residual
+    normed, residual = norm(b, hidden, residual, f"layers.{given.layer}.attn_norm")
+    attended = _attention(b, normed, given)
+    normed, residual = norm(b, attended, residual, f"layers.{given.layer}.mlp_norm")
+    return _mlp(b, normed, given.layer), residual
 
 
 def norm(b: Builder, x: ir.Value, residual: ir.Value | None, name: str) -> tuple[ir.Value, ir.Value]:
@@ -139,8 +139,8 @@ def norm(b: Builder, x: ir.Value, residual: ir.Value | None, name: str) -> tuple
     return outputs[0], outputs[3]
 
 
-def _attention(b: Builder, x: ir.Value, at: Place) -> ir.Value:
-    spec, layer, positions, cache = b.spec, at.layer, at.positions, at.cache
+def _attention(b: Builder, x: ir.Value, given: LayerInputs) -> ir.Value:
+    spec, layer, positions, cache = b.spec, given.layer, given.positions, given.cache
     prefix = f"layers.{layer}"
     biases = [f"{prefix}.{part}.bias" for part in "qkv"] if spec.qkv_bias else []
     qkv = b.linear(x, MatrixName(layer, "qkv"), biases)

@@ -22,7 +22,7 @@ from .lower import lower
 from .matrix import Matrix, MatrixName, head_name, matrices
 from .recipe import fp32
 
-BATCH = 2048  # tokens at a time
+BATCH_TOKENS = 2048  # run at a time
 
 Weights = Mapping[str, FloatArray]  # norms, biases and matrices of one layer; names lack `layers.<n>.`
 
@@ -73,7 +73,7 @@ class Layerwise:
 
     def run(self, layer: int, weights: Weights, hidden: FloatArray) -> Iterator[LayerOutput]:
         """Some windows at a time, in order."""
-        step = max(1, BATCH // self.window)
+        step = max(1, BATCH_TOKENS // self.window)
         for start in range(0, len(hidden), step):
             built_for, session = self._session(layer)
             yield self._run(built_for, session, weights, hidden[start : start + step])

@@ -13,7 +13,7 @@ from edgert.errors import UsageError
 from .matrix import Matrix, MatrixName
 from .recipe import Recipe
 
-WORTHLESS = 1e-7  # nats: below it a cost is noise
+NOISE_NATS = 1e-7  # below it a cost is noise
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Choices:
     @property
     def order(self) -> list[MatrixName]:
         """Most nats saved a byte first."""
-        return sorted(self.costs, key=lambda name: -max(self.costs[name], WORTHLESS) / self._more(name))
+        return sorted(self.costs, key=lambda name: -max(self.costs[name], NOISE_NATS) / self._more(name))
 
     def within(self, target: int) -> Recipe:
         """As many 8-bit matrices as fit into `target` bytes. Raises UsageError if not even 4 bits do."""
@@ -57,7 +57,7 @@ class Choices:
     def corrected(self, chosen: Recipe, measured: float) -> Choices:
         """The same after an export whose matrices left at 4 bits cost `measured` nats in truth."""
         guessed = sum(cost for name, cost in self.costs.items() if name not in chosen.exceptions)
-        factor = measured / max(guessed, WORTHLESS)
+        factor = measured / max(guessed, NOISE_NATS)
         return replace(self, costs={name: cost * factor for name, cost in self.costs.items()})
 
     def _more(self, name: MatrixName) -> int:

@@ -74,7 +74,7 @@ class Recipe:
         )
 
     def reading(self, other: Recipe) -> Recipe:
-        """The same forms for weights that are stored, rotated and rounded as another recipe says."""
+        """The same forms for weights that another recipe has written, rotated and rounded."""
         return replace(
             self,
             forms={kind: form.reading(other.forms[kind]) for kind, form in self.forms.items()},

@@ -16,9 +16,9 @@ from .checkpoint import FloatArray
 
 Codes = npt.NDArray[np.uint8]
 DAMPING = 0.01  # of the mean diagonal: keeps the inverse stable where calibration saw little
-LAZY = 32  # columns whose errors are passed on together: fits the cache
-SHRINK = np.linspace(0.65, 1.0, 15, dtype=np.float32)  # candidates for a block's range, of the whole one
-TINY = np.float32(1e-30)
+LAZY_COLUMNS = 32  # columns whose errors are passed on together: fits the cache
+RANGE_SHARES = np.linspace(0.65, 1.0, 15, dtype=np.float32)  # of a block's whole range, to be tried
+TINY_SCALE = np.float32(1e-30)
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Grid:
 
     def codes(self, blocks: FloatArray, bits: int) -> Codes:
         """Nearest codes of blocks (rows, blocks, block_size); a scale of zero belongs to weights of zero."""
-        usable = np.abs(self.scales) > TINY
+        usable = np.abs(self.scales) > TINY_SCALE
         inverse = np.where(usable, 1 / np.where(usable, self.scales, 1), 0).astype(np.float32)
         scaled = blocks * inverse[..., None]
         scaled += (self.zeros + np.float32(0.5))[..., None]  # truncation below then rounds half up
@@ -66,8 +66,8 @@ def gptq(rows: FloatArray, block_size: int, bits: int, factor: FloatArray) -> Ro
     rows = rows.copy()
     columns = rows.shape[1]
     codes, grids = np.empty(rows.shape, np.uint8), []
-    for start in range(0, columns, LAZY):
-        stop = min(start + LAZY, columns)
+    for start in range(0, columns, LAZY_COLUMNS):
+        stop = min(start + LAZY_COLUMNS, columns)
         part, errors = rows[:, start:stop].copy(), np.empty((len(rows), stop - start), np.float32)
         for i in range(stop - start):
             column = start + i
@@ -88,7 +88,7 @@ def inverse_factor(hessian: FloatArray, damping: float = DAMPING) -> FloatArray:
     """Upper Cholesky factor U of the inverse of a matrix Σ xᵀx (columns, columns), damped: H⁻¹ = Uᵀ · U."""
     size = len(hessian)
     damped = hessian[::-1, ::-1].astype(np.float64)
-    damped[np.diag_indices(size)] += damping * np.trace(hessian, dtype=np.float64) / size + TINY
+    damped[np.diag_indices(size)] += damping * np.trace(hessian, dtype=np.float64) / size + TINY_SCALE
     # In reversed order the Cholesky factor is upper triangular, and its inverse is what is wanted.
     upper = np.linalg.cholesky(damped)[::-1, ::-1].astype(np.float32)
     del damped  # half a gigabyte at the R1 shape
@@ -120,9 +120,9 @@ def block_grid(blocks: FloatArray, bits: int) -> Grid:
         scales = np.maximum(high, -low) / np.float32(127)
         return Grid(scales, np.full_like(scales, 128))
     best, least = Grid(low, low), np.full(low.shape, np.inf, np.float32)
-    for shrink in SHRINK:
-        scales = np.maximum((high - low) * (shrink / top), TINY)
-        grid = Grid(scales, np.clip(np.round(-low * shrink / scales), 0, top))
+    for share in RANGE_SHARES:
+        scales = np.maximum((high - low) * (share / top), TINY_SCALE)
+        grid = Grid(scales, np.clip(np.round(-low * share / scales), 0, top))
         error = ((grid.values(grid.codes(blocks, bits)) - blocks) ** 2).sum(-1)
         better = error < least
         best = Grid(np.where(better, grid.scales, best.scales), np.where(better, grid.zeros, best.zeros))

@@ -8,13 +8,13 @@ import numpy as np
 import onnx_ir as ir
 
 from .checkpoint import FloatArray
-from .forms import Array, Blocks, Form, Piece, Stored, Use, Weights, constant
+from .forms import Array, Blocks, Form, FormBase, Piece, Use, Weights, constant
 from .layer import MICROSOFT
 from .rounding import gptq, nearest
 
 
 @dataclass(frozen=True)
-class Rows(Stored):
+class Rows(FormBase):
     """8-bit codes and one float32 scale a row, for cores that have integer kernels for whole products only.
 
     `shared`: stored around 128, as blocks want them, and turned around 0 at load, which takes memory then.
@@ -34,8 +34,8 @@ class Rows(Stored):
         del columns
         return self
 
-    def reading(self, stored: Form) -> Rows:
-        return replace(self, shared=isinstance(stored, RowsAndBlocks))
+    def reading(self, storage: Form) -> Rows:
+        return replace(self, shared=isinstance(storage, RowsAndBlocks))
 
     def pieces(self, shape: tuple[int, int], use: Use) -> tuple[Piece, ...]:
         del use
@@ -102,7 +102,7 @@ class Rows(Stored):
 
 
 @dataclass(frozen=True)
-class RowsAndBlocks(Stored):
+class RowsAndBlocks(FormBase):
     """Rows that a second graph reads as blocks, whose scales are the row's again and again.
 
     The codes are the same bytes; what comes on top is a float32 a block. So one bundle serves devices of both

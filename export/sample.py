@@ -16,13 +16,13 @@ from edgert.text.tokenizer import Tokenizer
 
 from .checkpoint import Checkpoint, Tokens
 
-WINDOW = 256  # tokens; each window starts from an empty cache
-MOST = 32  # windows of either kind: 8,192 tokens
+WINDOW_TOKENS = 256  # each window starts from an empty cache
+MAX_WINDOWS = 32  # of either kind: 8,192 tokens
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Windows of tokens (windows, WINDOW), and for those that measure the token after each position."""
+    """Windows (windows, WINDOW_TOKENS) of tokens; for those that measure, the token after each position."""
 
     name: str
     calibrating: Tokens
@@ -30,14 +30,14 @@ class Sample:
     following: Tokens
 
 
-def read_sample(checkpoint: Checkpoint, path: Path | None, context: int = WINDOW) -> Sample:
+def read_sample(checkpoint: Checkpoint, path: Path | None, context: int = WINDOW_TOKENS) -> Sample:
     """The built-in sample, or a user's own text, in the checkpoint's tokens; no window exceeds `context`.
 
     Raises UsageError.
     """
     name = "the built-in sample" if path is None else path.name
     opening, ids = _encoded(checkpoint, _text(path))
-    step = min(WINDOW, context) - len(opening)
+    step = min(WINDOW_TOKENS, context) - len(opening)
     if step < 1:
         raise UsageError(
             f"a context of {context} is too short to measure in: pass --no-verify --no-calibrate"
@@ -52,7 +52,7 @@ def read_sample(checkpoint: Checkpoint, path: Path | None, context: int = WINDOW
     last = np.array(ids[step : windows * step + 1 : step], np.int64)[:, None]  # what follows each window
     here = np.concatenate([np.full((windows, len(opening)), opening, np.int64), here], axis=1)
     after = np.concatenate([here[:, 1:], last], axis=1)
-    return Sample(name, here[::2][:MOST], here[1::2][:MOST], after[1::2][:MOST])
+    return Sample(name, here[::2][:MAX_WINDOWS], here[1::2][:MAX_WINDOWS], after[1::2][:MAX_WINDOWS])
 
 
 def _encoded(checkpoint: Checkpoint, text: str) -> tuple[list[int], list[int]]:

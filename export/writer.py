@@ -43,13 +43,13 @@ from .recipe import Recipe
 INLINE_BYTES = 1024  # smaller constants live in the graph, where shape inference can see them
 
 # Rounding by what is multiplied costs the cube of the columns: at 8 bits wide matrices do without.
-EIGHT_BIT_COLUMNS, MOST_COLUMNS = 4096, 1 << 20
+INT8_MAX_COLUMNS, MAX_COLUMNS = 4096, 1 << 20
 
 Progress = Callable[[int, int], None]  # weights done, weights in all
 
 
 @dataclass(frozen=True)
-class Reader:
+class DeviceGroup:
     """Devices that run the same graphs, and the recipe that says how those read the weights."""
 
     recipe: Recipe
@@ -65,23 +65,23 @@ class Plan:
 
     name: str
     recipe: Recipe
-    readers: tuple[Reader, ...]
+    device_groups: tuple[DeviceGroup, ...]
     context: int
     caches: tuple[str, ...] = (FP32.name,)
     calibrating: Tokens | None = None
 
-    def graphs(self) -> dict[str, tuple[Reader, str]]:
-        """File names of the graphs, the one to run by default first; their readers and caches."""
-        first = self.readers[0]
+    def graphs(self) -> dict[str, tuple[DeviceGroup, str]]:
+        """File names of the graphs, the one to run by default first; their groups and caches."""
+        first = self.device_groups[0]
         return {
-            _graph_name("" if reader == first else reader.recipe.label, kv): (reader, kv)
-            for reader in self.readers
+            _graph_name("" if group == first else group.recipe.label, kv): (group, kv)
+            for group in self.device_groups
             for kv in self.caches
         }
 
 
 def _graph_name(label: str, kv: str) -> str:
-    """model.onnx of the first reader, model-<label>.onnx of others; the suffix says how it caches."""
+    """model.onnx of the first group, model-<label>.onnx of others; the suffix says how it caches."""
     return "-".join(["model", *filter(None, [label])]) + KV_KINDS[kv].suffix + ".onnx"
 
 
@@ -91,14 +91,14 @@ def write_bundle(checkpoint: Checkpoint, aside: Path, plan: Plan, progress: Prog
     calibration = _calibration(checkpoint, plan)
     with DataFile(aside / DATA) as data:
         extents = _write_weights(data, named, plan.recipe, calibration, progress)
-        stored = _Stored(data, named, extents, {})
-        for filename, (reader, kv) in plan.graphs().items():
+        layout = _DataLayout(data, named, extents, {})
+        for filename, (group, kv) in plan.graphs().items():
             kind = KV_KINDS[kv]
             scales = _kv_scales(calibration) if kind.scaled else None
             model = build(checkpoint.spec, checkpoint.vector, plan.context, kv=kind, scales=scales)
-            _save(model, aside / filename, stored, reader.recipe)
+            _save(model, aside / filename, layout, group.recipe)
         model = build(checkpoint.spec, checkpoint.vector, plan.context, "genai")
-        _save(model, aside / GENAI_GRAPH, stored, plan.readers[0].recipe)
+        _save(model, aside / GENAI_GRAPH, layout, plan.device_groups[0].recipe)
     write_texts(checkpoint, aside, plan.context)
     files = {DATA: data.facts} | _facts_of(aside)
     return _manifest(checkpoint, plan, files, plan.recipe.quantization(named))
@@ -116,7 +116,7 @@ def _calibration(checkpoint: Checkpoint, plan: Plan) -> Calibration | None:
         return None
     columns = 0
     if plan.recipe.calibrated:
-        columns = EIGHT_BIT_COLUMNS if plan.recipe.scheme == "int8" else MOST_COLUMNS
+        columns = INT8_MAX_COLUMNS if plan.recipe.scheme == "int8" else MAX_COLUMNS
     return Calibration(checkpoint, plan.calibrating, columns)
 
 
@@ -156,7 +156,7 @@ def _write_weights(
 
 
 @dataclass(frozen=True)
-class _Stored:
+class _DataLayout:
     """Where matrices and constants lie in the data file; constants are added as graphs need them."""
 
     data: DataFile
@@ -165,10 +165,10 @@ class _Stored:
     constants: dict[str, Extent]
 
 
-def _save(model: ir.Model, path: Path, stored: _Stored, recipe: Recipe) -> None:
-    slots = lower(model, stored.matrices, recipe)
-    _point(model, slots, stored.extents)
-    _externalize(model, stored.data, stored.constants)
+def _save(model: ir.Model, path: Path, layout: _DataLayout, recipe: Recipe) -> None:
+    slots = lower(model, layout.matrices, recipe)
+    _point(model, slots, layout.extents)
+    _externalize(model, layout.data, layout.constants)
     ir.save(model, path)
 
 
@@ -234,8 +234,7 @@ def _manifest(
 ) -> Manifest:
     spec = checkpoint.spec
     graphs = {
-        name: GraphFacts(reader.recipe.label, reader.devices, kv)
-        for name, (reader, kv) in plan.graphs().items()
+        name: GraphFacts(group.recipe.label, group.devices, kv) for name, (group, kv) in plan.graphs().items()
     }
     facts = ModelFacts(
         family=spec.family,
@@ -254,7 +253,7 @@ def _manifest(
         name=plan.name,
         model=facts,
         quantization=quantization,
-        devices=tuple(device for reader in plan.readers for device in reader.devices),
+        devices=tuple(device for group in plan.device_groups for device in group.devices),
         generation=checkpoint.generation,
         origin=checkpoint.origin,
         edgert=__version__,

@@ -18,7 +18,7 @@ from edgert.engine.fidelity import Tally, diverge
 from edgert.export import ExportOptions, export, job
 from edgert.export.checkpoint import basis
 from edgert.export.checkpoint.source import open_checkpoint
-from edgert.export.sample import WINDOW, read_sample
+from edgert.export.sample import WINDOW_TOKENS, read_sample
 
 
 @pytest.fixture(scope="module")
@@ -59,20 +59,20 @@ def test_what_calibrates_does_not_measure(checkpoints):
     checkpoint = open_checkpoint(checkpoints("llama"))
     defaults = dataclasses.replace(checkpoint.generation, add_bos=False)
     sample = read_sample(dataclasses.replace(checkpoint, generation=defaults), None)
-    assert sample.calibrating.shape == sample.measuring.shape == (32, WINDOW)
+    assert sample.calibrating.shape == sample.measuring.shape == (32, WINDOW_TOKENS)
     text = resources.files("edgert.export").joinpath("sample.txt").read_text("utf-8")
     tokenizer = tokenizers.Tokenizer.from_file(str(checkpoints("llama") / "tokenizer.json"))
     ids = np.array(tokenizer.encode(text, add_special_tokens=False).ids)
-    assert (sample.calibrating[1] == ids[2 * WINDOW : 3 * WINDOW]).all()
-    assert (sample.measuring[1] == ids[3 * WINDOW : 4 * WINDOW]).all()
-    assert (sample.following[1] == ids[3 * WINDOW + 1 : 4 * WINDOW + 1]).all()
+    assert (sample.calibrating[1] == ids[2 * WINDOW_TOKENS : 3 * WINDOW_TOKENS]).all()
+    assert (sample.measuring[1] == ids[3 * WINDOW_TOKENS : 4 * WINDOW_TOKENS]).all()
+    assert (sample.following[1] == ids[3 * WINDOW_TOKENS + 1 : 4 * WINDOW_TOKENS + 1]).all()
 
 
 def test_windows_begin_with_the_token_that_texts_begin_with(checkpoints):
     checkpoint = open_checkpoint(checkpoints("llama"))
     defaults = dataclasses.replace(checkpoint.generation, add_bos=True, bos_token_id=7)
     sample = read_sample(dataclasses.replace(checkpoint, generation=defaults), None)
-    assert (sample.measuring[:, 0] == 7).all() and sample.measuring.shape == (32, WINDOW)
+    assert (sample.measuring[:, 0] == 7).all() and sample.measuring.shape == (32, WINDOW_TOKENS)
     assert (sample.measuring[:, 1:] == sample.following[:, :-1]).all()
 
 
@@ -218,7 +218,7 @@ def test_truncation_that_a_trainer_left_in_the_tokenizer_is_ignored(checkpoints,
     tokenizer = tokenizers.Tokenizer.from_file(str(source / "tokenizer.json"))
     tokenizer.enable_truncation(400)
     tokenizer.save(str(source / "tokenizer.json"))
-    assert read_sample(open_checkpoint(source), None).measuring.shape == (32, WINDOW)
+    assert read_sample(open_checkpoint(source), None).measuring.shape == (32, WINDOW_TOKENS)
 
 
 def test_block_sizes_that_cannot_be_had_are_refused(checkpoints, tmp_path):

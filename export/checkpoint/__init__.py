@@ -81,7 +81,7 @@ class Checkpoint:
     tokenizer: TokenizerFiles
     generation: GenerationDefaults
     names_temperature: bool
-    stored_name: Callable[[str], str]  # a tensor's name as its file has it
+    name_in_file: Callable[[str], str]  # a tensor's name as its file has it
     origin: Origin
 
     def vector(self, name: str) -> FloatArray:
@@ -98,7 +98,7 @@ def row_ranges(rows: int, step: int) -> Iterator[tuple[int, int]]:
 
 def check_tensors(checkpoint: Checkpoint, source: Path) -> None:
     """Every tensor of the spec is there with its shape, and nothing else. Raises CheckpointError."""
-    expected, tensors, name_of = checkpoint.spec.tensors(), checkpoint.tensors, checkpoint.stored_name
+    expected, tensors, name_of = checkpoint.spec.tensors(), checkpoint.tensors, checkpoint.name_in_file
     for name, shape in expected.items():
         if name not in tensors:
             raise CheckpointError(f"{source}: tensor '{name_of(name)}' {list(shape)} is missing")

@@ -20,7 +20,7 @@ from edgert.export.rotation import Rotation, hadamard, random_rotation
 from . import Checkpoint, FloatArray, InMemory, StoredTensor
 from .spec import ModelSpec
 
-Turn = Callable[[FloatArray], FloatArray]
+Transform = Callable[[FloatArray], FloatArray]
 
 
 def rotated(checkpoint: Checkpoint, down_block: int = 0) -> Checkpoint:
@@ -30,18 +30,18 @@ def rotated(checkpoint: Checkpoint, down_block: int = 0) -> Checkpoint:
     the intermediate size), 0 for none.
     """
     spec = checkpoint.spec
-    turner = _Turner(dict(checkpoint.tensors), spec, down_block)
-    turner.embedding()
+    rotator = _Rotator(dict(checkpoint.tensors), spec, down_block)
+    rotator.rotate_embedding()
     for layer in range(spec.num_layers):
-        turner.attention(f"layers.{layer}")
-        turner.mlp(f"layers.{layer}")
-    turner.head()
+        rotator.rotate_attention(f"layers.{layer}")
+        rotator.rotate_mlp(f"layers.{layer}")
+    rotator.rotate_head()
     spec = replace(spec, head_mix=spec.tied_embeddings, down_block=down_block)
-    return replace(checkpoint, spec=spec, tensors=turner.tensors)
+    return replace(checkpoint, spec=spec, tensors=rotator.tensors)
 
 
-class _Turner:
-    """Replaces tensors by turned ones, nothing of which is computed before it is read."""
+class _Rotator:
+    """Replaces tensors by rotated ones, nothing of which is computed before it is read."""
 
     def __init__(self, tensors: dict[str, StoredTensor], spec: ModelSpec, down_block: int) -> None:
         self.tensors = tensors
@@ -50,10 +50,10 @@ class _Turner:
         self.down_block = down_block
         self.latest = _Latest()
 
-    def embedding(self) -> None:
+    def rotate_embedding(self) -> None:
         self._columns("embedding", self.basis.right)
 
-    def attention(self, layer: str) -> None:
+    def rotate_attention(self, layer: str) -> None:
         self._fold(f"{layer}.attn_norm", [f"{layer}.{name}" for name in "qkv"])
         groups = _by_head(self.heads)
         v = self.tensors[f"{layer}.v.weight"]
@@ -61,11 +61,11 @@ class _Turner:
         self._bias(f"{layer}.v", groups)
         self._writes(f"{layer}.o", _per_head(self.heads))
 
-    def mlp(self, layer: str) -> None:
+    def rotate_mlp(self, layer: str) -> None:
         self._fold(f"{layer}.mlp_norm", [f"{layer}.gate", f"{layer}.up"])
         self._writes(f"{layer}.down", _in_blocks(self.down_block) if self.down_block else _as_is)
 
-    def head(self) -> None:
+    def rotate_head(self) -> None:
         """A tied table has the embedding's basis, so the norm's weight becomes a matrix of its own."""
         if not self.tied:
             self._fold("final_norm", ["head"])
@@ -79,39 +79,39 @@ class _Turner:
         for name in readers:
             self._columns(name, lambda x: self.basis.right(x * weight))
 
-    def _writes(self, name: str, columns: Turn) -> None:
+    def _writes(self, name: str, columns: Transform) -> None:
         """Writers of the residual stream: their columns as given, the basis on their rows."""
         tensor = self.tensors[f"{name}.weight"]
         self.tensors[f"{name}.weight"] = _Whole(tensor, lambda x: self.basis.left(columns(x)), self.latest)
         self._bias(name, self.basis.left)
 
-    def _columns(self, name: str, turn: Turn) -> None:
-        self.tensors[f"{name}.weight"] = _Columns(self.tensors[f"{name}.weight"], turn)
+    def _columns(self, name: str, transform: Transform) -> None:
+        self.tensors[f"{name}.weight"] = _Columns(self.tensors[f"{name}.weight"], transform)
 
-    def _bias(self, name: str, turn: Turn) -> None:
+    def _bias(self, name: str, transform: Transform) -> None:
         if (bias := self.tensors.get(f"{name}.bias")) is not None:
             column = bias.rows(0, bias.shape[0])[:, None]
-            self.tensors[f"{name}.bias"] = InMemory(turn(column)[:, 0])
+            self.tensors[f"{name}.bias"] = InMemory(transform(column)[:, 0])
 
     def _norm(self, name: str) -> FloatArray:
         """A norm's weight, which becomes ones."""
-        stored = self.tensors[f"{name}.weight"]
-        weight = stored.rows(0, stored.shape[0])
+        tensor = self.tensors[f"{name}.weight"]
+        weight = tensor.rows(0, tensor.shape[0])
         self.tensors[f"{name}.weight"] = InMemory(np.ones_like(weight))
         return weight
 
 
-def _by_head(head: Rotation) -> Turn:
+def _by_head(head: Rotation) -> Transform:
     """Rows of v, a head's at a time."""
     return lambda x: np.concatenate([head.left(part) for part in np.split(x, len(x) // head.size)])
 
 
-def _per_head(head: Rotation) -> Turn:
+def _per_head(head: Rotation) -> Transform:
     """Columns of o, a head's at a time."""
     return lambda x: head.right(x.reshape(-1, head.size)).reshape(x.shape)
 
 
-def _in_blocks(size: int) -> Turn:
+def _in_blocks(size: int) -> Transform:
     """Columns of down; a Hadamard matrix is its own inverse."""
     matrix = hadamard(size)
     return lambda x: (x.reshape(-1, size) @ matrix).reshape(x.shape)
@@ -126,14 +126,14 @@ class _Columns:
     """A tensor whose rows are scaled by a norm's weight and rotated: rows still come one by one."""
 
     tensor: StoredTensor
-    turn: Callable[[FloatArray], FloatArray]
+    transform: Callable[[FloatArray], FloatArray]
 
     @property
     def shape(self) -> tuple[int, ...]:
         return self.tensor.shape
 
     def rows(self, start: int, stop: int) -> FloatArray:
-        return self.turn(self.tensor.rows(start, stop))
+        return self.transform(self.tensor.rows(start, stop))
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,7 @@ class _Groups:
 
     tensor: StoredTensor
     size: int
-    turn: Callable[[FloatArray], FloatArray]
+    transform: Callable[[FloatArray], FloatArray]
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -150,7 +150,7 @@ class _Groups:
 
     def rows(self, start: int, stop: int) -> FloatArray:
         first, last = start // self.size * self.size, -(-stop // self.size) * self.size
-        return self.turn(self.tensor.rows(first, last))[start - first : stop - first]
+        return self.transform(self.tensor.rows(first, last))[start - first : stop - first]
 
 
 @dataclass(frozen=True)
@@ -158,7 +158,7 @@ class _Whole:
     """A tensor whose rows are all mixed: whole, computed once, dropped when another is asked for."""
 
     tensor: StoredTensor
-    turn: Callable[[FloatArray], FloatArray]
+    transform: Callable[[FloatArray], FloatArray]
     latest: _Latest
 
     @property
@@ -181,6 +181,6 @@ class _Latest:
         with self.lock:
             if self.owner is not tensor:
                 self.owner, self.matrix = None, np.empty(0, np.float32)  # the old one first
-                self.matrix = tensor.turn(tensor.tensor.rows(0, tensor.shape[0]))
+                self.matrix = tensor.transform(tensor.tensor.rows(0, tensor.shape[0]))
                 self.owner = tensor
             return self.matrix

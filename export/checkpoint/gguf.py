@@ -74,9 +74,9 @@ class RotatedHalves:
         """Whole heads are read and reordered; rows outside the range are dropped."""
         head_dim = self.shape[0] // self.num_heads
         first, last = start // head_dim, -(-min(stop, self.shape[0]) // head_dim)
-        stored = self.tensor.rows(first * head_dim, last * head_dim)
-        pairs = stored.reshape(last - first, head_dim // 2, 2, *self.shape[1:])
-        halves = pairs.swapaxes(1, 2).reshape(stored.shape)
+        rows = self.tensor.rows(first * head_dim, last * head_dim)
+        pairs = rows.reshape(last - first, head_dim // 2, 2, *self.shape[1:])
+        halves = pairs.swapaxes(1, 2).reshape(rows.shape)
         return halves[start - first * head_dim : stop - first * head_dim]
 
 
@@ -109,15 +109,15 @@ def open_file(path: Path) -> Checkpoint:
             known = ", ".join(FAMILIES)
             raise ValueError(f"architecture '{architecture}' is not supported (known: {known})")
         metadata = Metadata({key: field.contents() for key, field in reader.fields.items()}, architecture)
-        stored = {t.name: _stored(path, t) for t in reader.tensors}
-        spec = _spec(metadata, stored)
+        file_tensors = {t.name: _tensor(path, t) for t in reader.tensors}
+        spec = _spec(metadata, file_tensors)
         return Checkpoint(
             spec=spec,
-            tensors=_canonical(spec, stored),
+            tensors=_canonical(spec, file_tensors),
             tokenizer=gguf_tokenizer.rebuild(metadata.values),
             generation=_generation(metadata),
             names_temperature=metadata.get("general.sampling.temp") is not None,
-            stored_name=stored_name,
+            name_in_file=name_in_file,
             origin=Origin(str(metadata.get("general.name", path.stem)), metadata.get("general.license")),
         )
     except (ValueError, KeyError, IndexError, NotImplementedError) as error:
@@ -131,7 +131,7 @@ def _contents(reader: gguf.GGUFReader, key: str) -> Any:
     return field.contents()
 
 
-def _stored(path: Path, tensor: gguf.ReaderTensor) -> GGUFTensor:
+def _tensor(path: Path, tensor: gguf.ReaderTensor) -> GGUFTensor:
     shape = tuple(int(dim) for dim in reversed(tensor.shape))
     _, block_bytes = gguf.GGML_QUANT_SIZES[tensor.tensor_type]
     gguf.quants.dequantize(np.zeros((1, block_bytes), np.uint8), tensor.tensor_type)  # raises if unknown
@@ -140,11 +140,11 @@ def _stored(path: Path, tensor: gguf.ReaderTensor) -> GGUFTensor:
     )
 
 
-def _spec(metadata: Metadata, stored: Mapping[str, GGUFTensor]) -> ModelSpec:
+def _spec(metadata: Metadata, file_tensors: Mapping[str, GGUFTensor]) -> ModelSpec:
     heads, layers = int(metadata.require("{}.attention.head_count")), int(metadata.require("{}.block_count"))
     hidden = int(metadata.require("{}.embedding_length"))
     head_dim = int(metadata.get("{}.attention.key_length") or hidden // heads)
-    if "token_embd.weight" not in stored:
+    if "token_embd.weight" not in file_tensors:
         raise ValueError("tensor 'token_embd.weight' is missing")
     window = metadata.get("{}.attention.sliding_window") or None
     no_rope_every = 4 if metadata.architecture == "smollm3" else layers + 1
@@ -156,36 +156,37 @@ def _spec(metadata: Metadata, stored: Mapping[str, GGUFTensor]) -> ModelSpec:
         num_heads=heads,
         num_kv_heads=int(metadata.get("{}.attention.head_count_kv") or heads),
         head_dim=head_dim,
-        vocab_size=stored["token_embd.weight"].shape[0],
+        vocab_size=file_tensors["token_embd.weight"].shape[0],
         max_context=int(metadata.require("{}.context_length")),
         norm_eps=float(metadata.require("{}.attention.layer_norm_rms_epsilon")),
-        rope=_rope(metadata, head_dim, stored),
+        rope=_rope(metadata, head_dim, file_tensors),
         rope_layers=tuple((layer + 1) % no_rope_every != 0 for layer in range(layers)),
         windows=(int(window) if window else None,) * layers,
-        tied_embeddings="output.weight" not in stored,
-        qkv_bias="blk.0.attn_q.bias" in stored,
-        o_bias="blk.0.attn_output.bias" in stored,
-        mlp_bias="blk.0.ffn_down.bias" in stored,
-        qk_norm="blk.0.attn_q_norm.weight" in stored,
+        tied_embeddings="output.weight" not in file_tensors,
+        qkv_bias="blk.0.attn_q.bias" in file_tensors,
+        o_bias="blk.0.attn_output.bias" in file_tensors,
+        mlp_bias="blk.0.ffn_down.bias" in file_tensors,
+        qk_norm="blk.0.attn_q_norm.weight" in file_tensors,
     )
 
 
-def _rope(metadata: Metadata, head_dim: int, stored: Mapping[str, GGUFTensor]) -> rope.Rope:
+def _rope(metadata: Metadata, head_dim: int, file_tensors: Mapping[str, GGUFTensor]) -> rope.Rope:
     """As llama.cpp has it: both attention factors multiply what the kind of scaling comes with."""
-    scaled = _scaled_rope(metadata, head_dim, stored)
+    scaled = _scaled_rope(metadata, head_dim, file_tensors)
     factor = scaled.attention_factor
     for key in ("attn_factor", "yarn_attn_factor"):
         factor *= float(metadata.get(f"{{}}.rope.scaling.{key}", 1.0))
     return replace(scaled, attention_factor=factor)
 
 
-def _scaled_rope(metadata: Metadata, head_dim: int, stored: Mapping[str, GGUFTensor]) -> rope.Rope:
+def _scaled_rope(metadata: Metadata, head_dim: int, file_tensors: Mapping[str, GGUFTensor]) -> rope.Rope:
     theta = float(metadata.get("{}.rope.freq_base", 10000.0))
     dim = int(metadata.get("{}.rope.dimension_count") or head_dim)
     context = int(metadata.require("{}.context_length"))
     original = int(metadata.get("{}.rope.scaling.original_context_length") or context)
     freqs, short, long = (
-        tuple(stored[name].rows(0, dim // 2).tolist()) if name in stored else () for name in ROPE_FACTORS
+        tuple(file_tensors[name].rows(0, dim // 2).tolist()) if name in file_tensors else ()
+        for name in ROPE_FACTORS
     )
     if freqs:
         return rope.Rope(theta, dim, freqs)
@@ -203,9 +204,9 @@ def _scaled_rope(metadata: Metadata, head_dim: int, stored: Mapping[str, GGUFTen
     return rope.from_config(theta, dim, scaling, context)
 
 
-def _canonical(spec: ModelSpec, stored: Mapping[str, GGUFTensor]) -> dict[str, StoredTensor]:
+def _canonical(spec: ModelSpec, file_tensors: Mapping[str, GGUFTensor]) -> dict[str, StoredTensor]:
     tensors: dict[str, StoredTensor] = {}
-    for key, tensor in stored.items():
+    for key, tensor in file_tensors.items():
         if key in ROPE_FACTORS:
             continue
         layer, short, kind = _split_name(key)
@@ -214,7 +215,7 @@ def _canonical(spec: ModelSpec, stored: Mapping[str, GGUFTensor]) -> dict[str, S
     return tensors
 
 
-def stored_name(name: str) -> str:
+def name_in_file(name: str) -> str:
     """A tensor's name in the file: `layers.3.q.weight` → `blk.3.attn_q.weight`."""
     stem, _, kind = name.rpartition(".")
     short = stem.rpartition(".")[2]

@@ -64,21 +64,21 @@ def open_folder(folder: Path) -> Checkpoint:
         raise CheckpointError(f"{folder / 'config.json'}: {error} is missing") from error
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"{folder / 'config.json'}: {error}") from error
-    stored = _stored_tensors(folder)
+    file_tensors = _file_tensors(folder)
     tokenizer = _tokenizer_files(folder)
     generation = _optional_json(folder / "generation_config.json")
     return Checkpoint(
         spec=spec,
-        tensors=_canonical(spec, stored, folder),
+        tensors=_canonical(spec, file_tensors, folder),
         tokenizer=tokenizer,
         generation=_generation(config, generation, tokenizer),
         names_temperature=_names_temperature(generation),
-        stored_name=stored_name,
+        name_in_file=name_in_file,
         origin=Origin(source=_source_name(config, folder), license=_license(folder)),
     )
 
 
-def stored_name(name: str) -> str:
+def name_in_file(name: str) -> str:
     """A tensor's name in the checkpoint: `layers.3.q.weight` → `model.layers.3.self_attn.q_proj.weight`."""
     stem, _, kind = name.rpartition(".")
     short = stem.rpartition(".")[2]
@@ -115,7 +115,7 @@ def _optional_json(path: Path) -> dict[str, Any]:
     return read_json(path) if path.exists() else {}
 
 
-def _stored_tensors(folder: Path) -> dict[str, StoredTensor]:
+def _file_tensors(folder: Path) -> dict[str, StoredTensor]:
     tensors: dict[str, StoredTensor] = {}
     for path in _shards(folder):
         try:
@@ -149,11 +149,13 @@ def _shards(folder: Path) -> list[Path]:
     raise CheckpointError(f"{folder}: no model.safetensors and no model.safetensors.index.json")
 
 
-def _canonical(spec: ModelSpec, stored: dict[str, StoredTensor], folder: Path) -> dict[str, StoredTensor]:
+def _canonical(
+    spec: ModelSpec, file_tensors: dict[str, StoredTensor], folder: Path
+) -> dict[str, StoredTensor]:
     """Rename, split what is stored fused, drop what transformers recomputes."""
     back = {theirs: ours for ours, theirs in NAMES.items()}
     tensors: dict[str, StoredTensor] = {}
-    for key, tensor in stored.items():
+    for key, tensor in file_tensors.items():
         if key.endswith("rotary_emb.inv_freq"):  # a buffer that old checkpoints saved
             continue
         match = re.fullmatch(r"(?:model\.layers\.(\d+)\.)?(.+)\.(weight|bias)", key)
