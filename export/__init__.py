@@ -14,7 +14,7 @@ from edgert.errors import CheckpointError, MissingExtra, UsageError
 
 __all__ = ["DEFAULT_MAX_CONTEXT", "ExportOptions", "Quant", "Via", "export", "previews"]
 
-# Rope tables cost 4 × head_dim bytes on disk a position; few small machines hold a longer KV cache.
+# Rope tables cost 4 × head_dim bytes on disk per position; few small machines hold a longer KV cache.
 DEFAULT_MAX_CONTEXT = 32768
 
 Quant = Literal["int8", "int4", "mixed", "fp32"]
@@ -28,9 +28,9 @@ class ExportOptions:
 
     `max_context` in tokens; None is the model's own, at most DEFAULT_MAX_CONTEXT.
 
-    `block_size`: weights a scale instead of the device's own sizes; smaller is more accurate and slower.
+    `block_size`: weights per scale, instead of the device's own sizes; smaller is more accurate and slower.
     `kv` "int8" adds a graph that caches keys and values in 8 bits, and makes it the default; None
-    adds it where a device wants it. `target_size`, bytes of all matrices, and `max_kl`, nats a token, bound
+    adds it where a device wants it. `target_size`, bytes of all matrices, and `max_kl`, nats per token, bound
     what `mixed` may take; `max_kl` makes any other export fail above it.
     `calibrate` False rounds every weight to the nearest step, which is quicker and loses more.
     `calibration`: a text instead of the built-in sample. `verify`: measure the bundle at the end.

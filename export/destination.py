@@ -8,14 +8,11 @@ from __future__ import annotations
 import errno
 import re
 import shutil
-import signal
 import tempfile
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
 
 from edgert.bundle import (
     CHAT_TEMPLATE,
@@ -31,6 +28,8 @@ from edgert.bundle import (
 from edgert.bundle.graph_io import KV_KINDS
 from edgert.bundle.manifest import names_listed
 from edgert.errors import UsageError
+
+from .signals import ended_by_signals
 
 BUNDLE_FILES = (
     GENAI_GRAPH,
@@ -56,7 +55,7 @@ class Destination:
     def written_aside(self, *, force: bool) -> Iterator[Path]:
         """A temporary folder that becomes the destination if the block succeeds. Raises UsageError."""
         self._check_free(force)
-        with _ended_by_signals():
+        with ended_by_signals():
             aside = self._aside()
             try:
                 yield aside
@@ -139,26 +138,3 @@ def _swap(aside: Path, folder: Path) -> None:
         old.rename(folder)
         raise
     shutil.rmtree(old, ignore_errors=True)
-
-
-@contextmanager
-def _ended_by_signals() -> Iterator[None]:
-    """SIGTERM and SIGHUP end the block as an exception does, unless somebody else handles them.
-
-    Only the main thread can arrange that. Windows has no SIGHUP.
-    """
-    known = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
-    in_main = threading.current_thread() is threading.main_thread()
-    unhandled = [number for number in known if in_main and signal.getsignal(number) is signal.SIG_DFL]
-    for number in unhandled:
-        signal.signal(number, _end)
-    try:
-        yield
-    finally:
-        for number in unhandled:
-            signal.signal(number, signal.SIG_DFL)
-
-
-def _end(number: int, _frame: object) -> NoReturn:
-    signal.signal(number, signal.SIG_IGN)  # a second one would stop the cleaning up
-    raise SystemExit(128 + number)

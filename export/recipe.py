@@ -149,12 +149,12 @@ def _forms(bits: int, profile: DeviceProfile, block_size: int | None) -> dict[st
         level, sizes = wanted.accuracy_level, wanted.block_size
         return {kind: Blocks(bits, block_size or size, level) for kind, size in sizes.items()}
     if block_size is not None:
-        raise UsageError(f"--block-size: on {profile.name} 8 bits have one scale a row")
+        raise UsageError(f"--block-size: on {profile.name} 8 bits have one scale per row")
     return dict.fromkeys(MATRICES, Rows())
 
 
 def with_fine_head(recipe: Recipe, checkpoint: Checkpoint, matrices: Mapping[MatrixName, Matrix]) -> Recipe:
-    """8 bits for the head, which decides the next token, where that leaves at most 5.25 bits a weight.
+    """8 bits for the head, which decides the next token, where that leaves at most 5.25 bits per weight.
 
     In small models with tied tables the head is a fifth of all weights, and 4 calibrated bits must do.
     """

@@ -15,11 +15,11 @@ from .rounding import gptq, nearest
 
 @dataclass(frozen=True)
 class Rows(FormBase):
-    """8-bit codes and one float32 scale a row, for cores that have integer kernels for whole products only.
+    """8-bit codes and one float32 scale per row, for cores that have integer kernels for whole products only.
 
     `shared`: stored around 128, as blocks want them, and turned around 0 at load, which takes memory then.
 
-    Activations take a scale a token, which no single operator does; DynamicQuantizeLinear's one scale for
+    Activations take a scale per token, which no single operator does; DynamicQuantizeLinear's one scale for
     all tokens destroys small models. Good only where no channel stands out (basis.py). Batches of one.
     """
 
@@ -55,7 +55,7 @@ class Rows(FormBase):
         return weights
 
     def multiply(self, tape: ir.tape.Tape, x: ir.Value, weights: Weights, bias: ir.Value | None) -> ir.Value:
-        """x as unsigned codes around 128 with a scale a token, an integer product, both scales back."""
+        """x as unsigned codes around 128 with a scale per token, an integer product, both scales back."""
         codes, scales = weights.values
         scale, steps = self._quantized(tape, x, weights.name)
         flat = tape.op("Squeeze", [steps, constant(tape, weights.name, "batch", np.array([0]))])
@@ -105,7 +105,7 @@ class Rows(FormBase):
 class RowsAndBlocks(FormBase):
     """Rows that a second graph reads as blocks, whose scales are the row's again and again.
 
-    The codes are the same bytes; what comes on top is a float32 a block. So one bundle serves devices of both
+    The codes are the same bytes; a float32 per block comes on top. So one bundle serves devices of both
     kinds; what is lost against blocks of their own is measured by the passport.
     """
 

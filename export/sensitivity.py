@@ -1,7 +1,7 @@
 """Sensitivity: what storing one matrix, or one layer, in a form costs, everything else left in fp32.
 
 The variants travel together: a layer's weights are read once, and each variant that branched off before it
-passes through. What is measured is the KL divergence of the final predictions, in nats a token.
+passes through. What is measured is the KL divergence of the final predictions, in nats per token.
 """
 
 from __future__ import annotations

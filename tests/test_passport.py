@@ -225,7 +225,7 @@ def test_block_sizes_that_cannot_be_had_are_refused(checkpoints, tmp_path):
     with pytest.raises(UsageError, match="--block-size must be 16, 32, 64, 128 or 256, not 48"):
         ExportOptions(block_size=48)
     options = ExportOptions(devices=("raspberry-pi-4",), block_size=32)
-    with pytest.raises(UsageError, match="on raspberry-pi-4 8 bits have one scale a row"):
+    with pytest.raises(UsageError, match="on raspberry-pi-4 8 bits have one scale per row"):
         export(checkpoints("llama"), tmp_path / "b", options)
 
 

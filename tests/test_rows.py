@@ -1,4 +1,4 @@
-"""int8 for cores without dotprod: whole integer products, in a basis that allows one scale a row."""
+"""int8 for cores without dotprod: whole integer products, in a basis that allows one scale per row."""
 
 import numpy as np
 import onnx_ir as ir

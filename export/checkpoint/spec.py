@@ -12,7 +12,7 @@ from .rope import Rope
 class ModelSpec:
     """A decoder-only transformer with RMSNorm, rotary attention and a gated SiLU feed-forward.
 
-    `rope_layers` and `windows` have one entry a layer: whether it rotates, and how many of the latest
+    `rope_layers` and `windows` have one entry per layer: whether it rotates, and how many of the latest
     tokens it sees (None: all of them). A model in another basis (basis.py) may need a matrix before its head,
     `head_mix`, and Hadamard matrices of `down_block` before down (0: none).
     """
