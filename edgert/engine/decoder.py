@@ -47,6 +47,10 @@ class Decoder:
         self._session = session
         self._vocab = facts.vocab_size
         self._steps: dict[tuple[int, int], Step] = {}
+        # Of all rows; steps are slices of them, so that more of them take no more memory.
+        self._tokens = np.zeros((pool.rows, 1), np.int64)
+        self._lengths = np.zeros(pool.rows, np.int32)
+        self._logits: Logits = np.zeros((pool.rows, 1, facts.vocab_size), np.float32)
 
     def afresh(self) -> Slot:
         """The first row, emptied, for those who have the decoder to themselves."""
@@ -135,8 +139,9 @@ class Decoder:
     def _step(self, rows: range) -> Step:
         key = rows.start, len(rows)
         if key not in self._steps:
-            tokens, lengths = np.zeros((len(rows), 1), np.int64), np.zeros(len(rows), np.int32)
-            longest, logits = np.zeros((), np.int32), np.zeros((len(rows), 1, self._vocab), np.float32)
+            part = slice(rows.start, rows.stop)
+            tokens, lengths, logits = self._tokens[part], self._lengths[part], self._logits[part]
+            longest = np.zeros((), np.int32)
             inputs: Inputs = {
                 graph_io.INPUT_IDS: tokens,
                 graph_io.SEQLENS_K: lengths,
