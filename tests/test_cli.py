@@ -174,6 +174,10 @@ def test_other_things_than_bundles(source, tmp_path):
     """What is in the way decides what helps; from Python, too."""
     with pytest.raises(edgert.BundleError, match=f"a checkpoint, .* edgert export {source} student-int8"):
         edgert.load(source)
+    (tmp_path / "downloaded").mkdir()
+    (tmp_path / "downloaded" / "model.gguf").touch()
+    with pytest.raises(edgert.BundleError, match=r"edgert export .*downloaded.model\.gguf'? model-int8"):
+        edgert.load(tmp_path / "downloaded")
     (tmp_path / "empty").mkdir()
     with pytest.raises(edgert.BundleError, match="a folder, but not a bundle: it has no edgert.json"):
         edgert.load(tmp_path / "empty")

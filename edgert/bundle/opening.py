@@ -128,13 +128,20 @@ def open_bundle(folder: Path) -> Bundle:
 
 def _no_bundle(path: Path) -> str:
     """What a path is instead of a bundle, and the command that helps."""
-    export = f"export it first: edgert export {shlex.quote(str(path))}"
-    if path.is_dir() and (path / "config.json").exists():
-        return f"{path}: a checkpoint, not a bundle; {export} {shlex.quote(path.resolve().name + '-int8')}"
+    if checkpoint := _checkpoint(path):
+        place = checkpoint.resolve()
+        made = f"{place.stem if place.suffix.lower() == '.gguf' else place.name}-int8"
+        command = f"edgert export {shlex.quote(str(checkpoint))} {shlex.quote(made)}"
+        return f"{checkpoint}: a checkpoint, not a bundle; export it first: {command}"
     if path.is_dir():
         return f"{path}: a folder, but not a bundle: it has no {MANIFEST}"
-    if path.suffix.lower() == ".gguf" and path.exists():
-        return f"{path}: a checkpoint, not a bundle; {export} {shlex.quote(path.stem + '-int8')}"
     if path.exists():
         return f"{path}: a file, but a bundle is a folder; `edgert export` makes one"
     return f"{path}: no such bundle; make one with `edgert export`, or `edgert pull` a student by name"
+
+
+def _checkpoint(path: Path) -> Path | None:
+    """What could be exported: the path itself, or a GGUF file in that folder."""
+    if (path / "config.json").exists() or (path.is_file() and path.suffix.lower() == ".gguf"):
+        return path
+    return min(path.glob("*.gguf"), default=None)

@@ -119,7 +119,7 @@ def bench(
 def _lines(found: Bench) -> Iterator[str]:
     where = f"{found.bundle} on {found.device}: {found.graph}, {found.threads or 'all'} threads"
     runs = len(found.prefill.rounds)
-    yield f"{where}, context {found.context}; {runs} rounds, median (lowest to highest)\n"
+    yield f"{where}, context {found.context}; {runs} round{'s' * (runs > 1)}, median (lowest to highest)\n"
     yield _row("load", _figure(found.load, ".2f", "s"))
     yield _row("prefill", _figure(found.prefill, ".0f", "tokens/s"), f"{found.prompt} tokens")
     yield _row("first token", _figure(found.first_token, ".2f", "s"), f"after {found.prompt} tokens")
