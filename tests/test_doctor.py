@@ -187,6 +187,17 @@ def test_the_verdict_is_remembered(bundle, broken, monkeypatch):
         edgert.load(bundle.folder, device=broken)
 
 
+@pytest.mark.parametrize("kl", ["none", None, [], float("nan")])
+def test_a_verdict_that_is_no_number_is_measured_again(bundle, broken, kl):
+    with pytest.warns(edgert.EdgertWarning):
+        edgert.load(bundle.folder, device=broken)
+    (path,) = bundle.path("machine").glob("checked-*.json")
+    path.write_text(json.dumps(json.loads(path.read_text("utf-8")) | {"kl": kl}), "utf-8")
+    with pytest.warns(edgert.EdgertWarning, match="answers wrong here"):
+        edgert.load(bundle.folder, device=broken)
+    assert json.loads(path.read_text("utf-8"))["kl"] > 0
+
+
 def test_doctor_checks_again_and_corrects_the_verdict(bundle, broken, monkeypatch):
     """The driver was repaired: after doctor has looked, the provider is used."""
     with pytest.warns(edgert.EdgertWarning):

@@ -1,11 +1,14 @@
 """Names of inputs and outputs, and kinds of KV cache: one place that everything follows."""
 
 import json
+import re
+from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
 from click.testing import CliRunner
 
+import edgert
 from edgert import open_bundle
 from edgert.bundle import graph_io
 from edgert.bundle.graph_io import KV_KINDS, KVKind
@@ -13,6 +16,9 @@ from edgert.cli import main
 from edgert.export import ExportOptions, export
 
 OURS = {graph_io.SEQLENS_K, graph_io.TOTAL_SEQUENCE_LENGTH, graph_io.LOGITS_POSITIONS}
+
+
+ROOT = Path(__file__).parent.parent
 
 
 def names(path):
@@ -38,14 +44,25 @@ def test_genai_is_told_the_same_names(bundles):
     assert {name.replace("%d", str(n)) for name in told for n in range(layers)} == inputs | outputs
 
 
+def test_no_name_is_spelled_out_elsewhere():
+    spelled = re.compile(
+        r"past_key_values|f?\"present\.|\"(seqlens_k|total_sequence_length|logits_positions)\""
+    )
+    for folder in ("edgert", "export"):
+        for path in (ROOT / folder).rglob("*.py"):
+            if path.name != "graph_io.py":
+                assert not spelled.search(path.read_text("utf-8")), path
+
+
 def test_another_kind_of_cache_is_one_entry(checkpoints, tmp_path, monkeypatch):
-    """Exported, opened, shown, replaced; what is not in the table is refused."""
+    """Exported, opened, shown, planned, run, replaced; what is not in the table is refused."""
     slim = KVKind("slim", np.int8, "-slim", scaled=True)
     folder, options = tmp_path / "b", {"quant": "fp32", "verify": False}
     monkeypatch.setitem(KV_KINDS, slim.name, slim)
     export(checkpoints("llama"), folder, ExportOptions(kv="slim", **options))
     assert list(open_bundle(folder).manifest.graphs) == ["model-slim.onnx", "model.onnx"]
     assert " MB in slim, " in CliRunner().invoke(main, ["info", str(folder)]).stdout
+    assert edgert.load(folder, kv="slim").generate([1, 2, 3], max_tokens=4, temperature=0.0).token_ids
     export(checkpoints("llama"), folder, ExportOptions(kv="slim", force=True, **options))
     monkeypatch.undo()
     refused = CliRunner().invoke(main, ["info", str(folder)])

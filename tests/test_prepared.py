@@ -14,7 +14,7 @@ import edgert
 from edgert import devices
 from edgert.bundle import open_bundle
 from edgert.cli import main
-from edgert.engine import notes as machine
+from edgert.engine import machine_note
 from edgert.engine.prepared import Prepared
 
 
@@ -132,7 +132,7 @@ def test_replacing_keeps_the_bundle_working(bundle, copy):
 
 def test_a_stale_copy_without_the_original_is_an_error(bundle, copy, monkeypatch):
     copy.replace_original()
-    monkeypatch.setattr(machine.ort, "__version__", "9.9.9")
+    monkeypatch.setattr(machine_note.ort, "__version__", "9.9.9")
     with pytest.raises(edgert.BundleError, match=r"another onnxruntime .*--replace: export or pull it again"):
         edgert.load(bundle.folder)
     result = CliRunner().invoke(main, ["doctor", str(bundle.folder)])

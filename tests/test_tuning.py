@@ -1,5 +1,6 @@
 """Tuning: the quickest way wins if clearly; what can't be used loses; the winner is used from then on."""
 
+import json
 import shutil
 
 import pytest
@@ -75,9 +76,23 @@ def test_a_device_that_can_not_be_used_loses(bundle, tmp_path):
 
 def test_what_was_measured_on_another_machine_is_forgotten(bundle, monkeypatch):
     tuning.tune(bundle, [devices.detect().profile], silent)
-    monkeypatch.setattr("edgert.engine.notes.ort.__version__", "9.9.9")
+    monkeypatch.setattr("edgert.engine.machine_note.ort.__version__", "9.9.9")
     assert Tuning.read(bundle) is None
     assert "not tuned yet" in CliRunner().invoke(main, ["devices", str(bundle.folder)]).stdout
+
+
+@pytest.mark.parametrize("chunk", [0, -1, "64", None, [], 1 << 40])
+def test_what_no_tuning_has_written_is_not_believed(bundle, monkeypatch, chunk):
+    speeds(monkeypatch, lambda _profile: 10.0)
+    tuning.tune(bundle, [devices.detect().profile], silent)
+    path = bundle.path("machine/tuned.json")
+    note = json.loads(path.read_text("utf-8"))
+    assert Tuning.read(bundle) is not None
+    for table in (note | {"winner": note["winner"] | {"prefill_chunk": chunk}}, note | {"of": chunk}, chunk):
+        path.write_text(json.dumps(table), "utf-8")
+        assert Tuning.read(bundle) is None
+    path.write_text("[" * 100_000, "utf-8")
+    assert edgert.load(bundle.folder).profile == devices.detect().profile
 
 
 def test_a_profile_of_ones_own_can_win(bundle, monkeypatch, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from edgert import devices
@@ -12,7 +13,7 @@ from edgert.engine import golden, memory, prepared, providers
 from edgert.engine.decoder import Decoder
 from edgert.engine.graph_session import GraphSession
 from edgert.engine.kv_pool import KVPool
-from edgert.engine.notes import Note
+from edgert.engine.machine_note import MachineNote
 from edgert.errors import DeviceError, EdgertWarning, UsageError
 
 USUAL_CONVERSATIONS, MOST_CONVERSATIONS = 8, 64
@@ -26,6 +27,23 @@ class Loaded:
     graph: str
     profile: DeviceProfile
     threads: int
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a provider runs a graph: version of its package, its options, length of prefill chunks."""
+
+    package: str
+    options: Mapping[str, str]
+    prefill_chunk: int
+
+
+@dataclass(frozen=True)
+class Checked:
+    """How far a provider's predictions were from the golden prompts, KL in nats per token."""
+
+    settings: Settings
+    kl: float
 
 
 def load(
@@ -85,24 +103,22 @@ def on_cpu(profile: DeviceProfile) -> bool:
 def check(bundle: Bundle, loaded: Loaded, *, again: bool = False) -> float | None:
     """KL of what it predicts from the bundle's golden prompts, None if it has none.
 
-    What another provider than the CPU gave is noted and not measured `again` unless asked, or unless the way
-    it runs has changed. Raises DeviceError where it fails.
+    What another provider than the CPU gave is noted and not measured `again` unless asked, or unless its
+    settings have changed. Raises DeviceError where it fails.
     """
     expected, profile = golden.read(bundle), loaded.profile
     if not expected:
         return None
-    note = Note(bundle, f"checked-{profile.provider.name}-{loaded.graph.removesuffix('.onnx')}")
-    way = {
-        "package": providers.version(profile.provider.name),
-        "options": dict(profile.provider.options),
-        "prefill_chunk": profile.prefill_chunk,
-    }
+    name = f"checked-{profile.provider.name}-{loaded.graph.removesuffix('.onnx')}"
+    note = MachineNote(bundle, name, Checked)
+    package = providers.version(profile.provider.name)
+    settings = Settings(package, dict(profile.provider.options), profile.prefill_chunk)
     known = None if again or on_cpu(profile) else note.read()
-    if known and known.get("way") == way:
-        return float(known["kl"])
+    if known and known.settings == settings:
+        return known.kl
     kl = golden.replay(loaded.decoder, expected)
     if not on_cpu(profile):
-        note.try_to_write({"way": way, "kl": kl})
+        note.try_to_write(Checked(settings, kl))
     return kl
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from edgert import devices
 from edgert.bundle import GraphFacts, Manifest, ModelFacts, Quantization
+from edgert.bundle.graph_io import KV_KINDS
 from edgert.errors import DoesNotFit
 
 # Measured on Linux, x86-64: the interpreter with NumPy and ONNX Runtime, a tokenizer with nothing in it,
@@ -17,7 +18,6 @@ RUNTIME, TOKENIZER, TOKENIZER_ENTRY = 75 << 20, 6 << 20, 490
 # Bytes that ONNX Runtime's packed layouts keep a block beside the codes: scales and sums of codes.
 PACKED_BLOCK = {("x86_64", 8): 8, ("x86_64", 4): 8, ("arm64", 8): 12, ("arm64", 4): 4}
 STORED_SCALE = 4
-KV_BYTES = {"fp32": 4, "int8": 1}
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ def plan(
 
 def kv_per_token(model: ModelFacts, kv: str) -> int:
     """Bytes of the keys and values of a token."""
-    return 2 * model.num_layers * model.num_kv_heads * model.head_dim * KV_BYTES[kv]
+    return 2 * model.num_layers * model.num_kv_heads * model.head_dim * KV_KINDS[kv].bytes
 
 
 def check_fits(wanted: MemoryPlan, limit: int, what: str) -> None:

@@ -14,17 +14,16 @@ import tempfile
 import time
 import warnings
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from edgert import devices
 from edgert.bundle import DATA, GENAI_GRAPH, MACHINE, REPLACED, Bundle, FileFacts, file_facts
-from edgert.bundle.record import Invalid, read_record
 from edgert.engine import memory
 from edgert.engine.decoder import Decoder
 from edgert.engine.graph_session import GraphSession, pack
 from edgert.engine.kv_pool import KVPool
-from edgert.engine.notes import Note
+from edgert.engine.machine_note import MachineNote
 from edgert.errors import BundleError, EdgertError, EdgertWarning
 from edgert.file_lock import file_lock
 from edgert.saving import save_text
@@ -58,9 +57,9 @@ class Prepared:
         return self.bundle.prepared(self.graph)[1]
 
     @property
-    def note(self) -> Note:
+    def note(self) -> MachineNote[Made]:
         """What the copy is tied to; without it nothing reads the copy."""
-        return Note(self.bundle, f"prepared-{self.path.stem}")
+        return MachineNote(self.bundle, f"prepared-{self.path.stem}", Made)
 
     @property
     def exists(self) -> bool:
@@ -82,20 +81,18 @@ class Prepared:
 
     def outdated(self) -> str:
         """Why the copy can't be used, in words; empty if it can."""
-        if reason := self.note.outdated():
-            return reason
-        try:
-            made = self._made().files
-        except Invalid as error:
-            return f"its note is damaged ({error})"
+        made = self.note.read()
+        if made is None:
+            return self.note.outdated()
         sizes = {path.name: path.stat().st_size for path in (self.path, self.data) if path.exists()}
-        if sizes != {name: facts.size for name, facts in made.items()}:
+        if sizes != {name: facts.size for name, facts in made.files.items()}:
             return "its files are missing or cut short"
         return ""
 
     def damaged(self) -> str:
         """Which of its files has other content than when it was made; empty if none has. Reads all."""
-        for name, facts in self._made().files.items():
+        made = self.note.read() or Made()
+        for name, facts in made.files.items():
             if file_facts(self.path.with_name(name)) != facts:
                 return f"{self.path.with_name(name)}: damaged (another SHA-256)"
         return ""
@@ -156,10 +153,6 @@ class Prepared:
                 if left.is_dir() and (alone or time.time() - left.stat().st_mtime > LEFT):
                     shutil.rmtree(left, ignore_errors=True)
 
-    def _made(self) -> Made:
-        """Raises Invalid if the note is no such note."""
-        return read_record(Made, self.note.read() or {})
-
     def _check_memory(self) -> None:
         """Packing takes what loading takes. Raises DoesNotFit."""
         manifest, profile = self.bundle.manifest, devices.load(devices.DEFAULT)
@@ -176,7 +169,7 @@ class Prepared:
             with aside.open("rb+") as file:
                 os.fsync(file.fileno())
             aside.replace(place)
-        self.note.write(asdict(made))
+        self.note.write(made)
 
 
 def check_replaced(bundle: Bundle) -> None:

@@ -6,15 +6,16 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Annotated, Any
 
 from edgert import devices
 from edgert.bundle import Bundle
+from edgert.bundle.record import Between
 from edgert.devices import DeviceProfile
 from edgert.engine import golden
 from edgert.engine.decoder import Decoder
 from edgert.engine.loading import check, choose_graph, load_graph
-from edgert.engine.notes import Note
+from edgert.engine.machine_note import MachineNote
 from edgert.errors import DeviceError, EdgertError
 
 NOTE = "tuned"
@@ -32,8 +33,8 @@ class Trial:
     """One way to run a bundle; tokens a second of decoding and of prefill, or why it can't be used."""
 
     device: str
-    threads: int
-    prefill_chunk: int
+    threads: Annotated[int, Between(0, 1 << 16)]
+    prefill_chunk: Annotated[int, Between(1, 1 << 24)]
     decode: float = 0.0
     prefill: float = 0.0
     failure: str = ""
@@ -67,13 +68,7 @@ class Tuning:
     @staticmethod
     def read(bundle: Bundle) -> Tuning | None:
         """What was measured for a bundle on this machine; None if nothing was since anything changed."""
-        table = Note(bundle, NOTE).read()
-        if table is None:
-            return None
-        try:
-            return Tuning(Trial(**table["winner"]), tuple(Trial(**trial) for trial in table["trials"]))
-        except (KeyError, TypeError):
-            return None  # of another edgert
+        return MachineNote(bundle, NOTE, Tuning).read()
 
 
 def _compared(rival: Trial, best: Trial) -> str:
@@ -106,7 +101,7 @@ def tune(bundle: Bundle, candidates: Sequence[DeviceProfile], progress: Progress
             chunks.append(try_out(bundle, replace(usual, prefill_chunk=chunk)))
         progress(len(wanted) + len(chunks), total)
     found = Tuning(_best(chunks, lambda trial: trial.prefill), tuple(trials + chunks[1:]))
-    Note(bundle, NOTE).try_to_write(asdict(found))
+    MachineNote(bundle, NOTE, Tuning).try_to_write(found)
     return found
 
 
