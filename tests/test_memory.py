@@ -164,6 +164,12 @@ def test_fit_shows_bundles_on_every_board(bundles):
     assert "fits, up to a context of" in screen
 
 
+def test_fit_counts_conversations(bundles):
+    one, four = (json.loads(fit(bundles(), "--json", "--conversations", str(count)))[0] for count in (1, 4))
+    assert four["kv"] == 4 * one["kv"] and four["total"] - one["total"] == 3 * one["kv"]
+    assert "for each of 4 conversations" in fit(bundles(), "--conversations", "4")
+
+
 def test_fit_of_a_checkpoint_is_fit_of_its_bundle(checkpoints, bundles):
     ours, theirs = (json.loads(fit(source, "--json"))[0] for source in (checkpoints("llama"), bundles()))
     for name in ("weights", "kv", "runtime", "scratch", "total", "peak"):

@@ -31,6 +31,13 @@ if TYPE_CHECKING:
     help="Most tokens (pieces of words) of prompt and answer together. Default: what suits the device.",
 )
 @click.option(
+    "--conversations",
+    type=click.IntRange(1, 64),
+    default=1,
+    show_default=True,
+    help="How many conversations at once. Each takes memory for the tokens of its own context.",
+)
+@click.option(
     "--quant",
     type=click.Choice(["int8", "int4", "fp32"]),
     help="How the weights of a checkpoint would be stored. Default: int8.",
@@ -42,6 +49,7 @@ def fit(
     source: str,
     names: tuple[str, ...],
     context: int | None,
+    conversations: int,
     quant: str | None,
     kv: str | None,
     as_json: bool,
@@ -61,7 +69,10 @@ def fit(
     wanted = devices.names() if names == ("all",) else names
     profiles = [devices.load(name) for name in wanted] or [devices.detect().profile]
     bundles = _opened(source, profiles, quant, kv)
-    fits = [_fit(bundle, profile, context, kv) for bundle, profile in zip(bundles, profiles, strict=True)]
+    fits = [
+        _fit(bundle, profile, context, conversations, kv)
+        for bundle, profile in zip(bundles, profiles, strict=True)
+    ]
     if as_json:
         click.echo(json.dumps([_table(*found) for found in fits], indent=2))
     else:
@@ -90,7 +101,7 @@ def _opened(
 
 
 def _fit(
-    bundle: Bundle, profile: DeviceProfile, context: int | None, kv: str | None
+    bundle: Bundle, profile: DeviceProfile, context: int | None, conversations: int, kv: str | None
 ) -> tuple[Manifest, DeviceProfile, MemoryPlan]:
     from edgert import devices
     from edgert.engine.loading import choose_graph, plan
@@ -104,7 +115,8 @@ def _fit(
         slower = f"{profile.cost(form):.0f} times as long as with int8 exported for it"
         warnings.warn(f"on {profile.name} a token will take about {slower}", EdgertWarning, stacklevel=2)
     machine = devices.here() if profile.suits(devices.here()) else None
-    return manifest, profile, plan(bundle, profile, graph, context or min(profile.context, limit), machine)
+    length = context or min(profile.context, limit)
+    return manifest, profile, plan(bundle, profile, graph, length, machine, conversations=conversations)
 
 
 def _places(profile: DeviceProfile) -> list[tuple[str, int]]:
@@ -119,7 +131,8 @@ def _places(profile: DeviceProfile) -> list[tuple[str, int]]:
 
 def _lines(manifest: Manifest, profile: DeviceProfile, plan: MemoryPlan) -> Iterator[str]:
     quantization = manifest.quantization
-    yield f"{manifest.name} on {profile.title}, {quantization.scheme}, context {plan.context}"
+    several = f" for each of {plan.conversations} conversations" if plan.conversations > 1 else ""
+    yield f"{manifest.name} on {profile.title}, {quantization.scheme}, context {plan.context}{several}"
     yield f"  {'weights':22}{_mb(plan.weights)}"
     yield f"  {'keys and values':22}{_mb(plan.kv)}   {plan.kv_per_token / 1e3:.1f} MB per 1,000 tokens"
     yield f"  {'runtime, tokenizer':22}{_mb(plan.runtime)}"
