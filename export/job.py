@@ -16,6 +16,7 @@ from edgert.errors import EdgertWarning, FidelityError, UsageError
 from . import DEFAULT_MAX_CONTEXT, ExportOptions, Progress
 from .checkpoint import Checkpoint
 from .checkpoint.basis import rotated
+from .checkpoint.sampling import thinks
 from .checkpoint.spec import ModelSpec
 from .matrix import MatrixName, matrices
 from .mixed import Choices
@@ -72,10 +73,11 @@ class Job:
                 )
 
     def _warn_of_recommended_sampling(self) -> None:
+        """A source of a student that thinks should name its temperature."""
         defaults = self.checkpoint.generation
-        if not self.checkpoint.names_temperature and defaults.temperature > 0:
+        if thinks(self.checkpoint.tokenizer) and not self.checkpoint.names_temperature:
             warnings.warn(
-                f"{self.name} thinks before it answers, and its source names no temperature: the bundle says "
+                f"{self.name} knows <think>, and its source names no temperature: the bundle takes "
                 f"{defaults.temperature} and top_p {defaults.top_p}, after DeepSeek's advice for R1; "
                 "--temperature overrides it",
                 EdgertWarning,

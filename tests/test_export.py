@@ -229,12 +229,19 @@ def test_recommended_sampling_is_said_in_a_line(tmp_path):
     source = tiny.write(tmp_path / "c")
     (source / "chat_template.jinja").write_text("{{ messages[0]['content'] }}<think>")
     with pytest.warns(
-        EdgertWarning, match=r"^b thinks .* names no temperature: .* 0.6 and top_p 0.95"
+        EdgertWarning, match=r"^b knows <think>, .* no temperature: .* 0.6 and top_p 0.95"
     ) as said:
         bundle = export(source, tmp_path / "b")
     assert len(said) == 1 and "\n" not in str(said[0].message)
     assert (bundle.manifest.generation.temperature, bundle.manifest.generation.top_p) == (0.6, 0.95)
     assert json.loads(bundle.text("genai_config.json"))["search"]["do_sample"]
+
+
+def test_nothing_is_said_of_students_that_do_not_think(tmp_path):
+    """Warnings are errors here."""
+    source = tiny.write(tmp_path / "c", tiny.Tiny(generation={"do_sample": True, "top_p": 0.9}))
+    defaults = export(source, tmp_path / "b").manifest.generation
+    assert (defaults.temperature, defaults.top_p) == (1.0, 0.9)
 
 
 @pytest.mark.parametrize("asked", [0, 257])
