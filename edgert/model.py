@@ -59,8 +59,8 @@ class Model:
             self.tokenizer = reading.result()
         self.bundle = bundle
         self.profile = loaded.profile
-        self.context = loaded.decoder.pool.capacity
-        self.conversations = loaded.decoder.pool.rows
+        self.context = loaded.decoder.capacity
+        self.conversations = len(loaded.decoder.slots)
         self.kv = bundle.manifest.graphs[loaded.graph].kv
         self.threads = loaded.threads
         self.template = _open_template(bundle)

@@ -13,11 +13,10 @@ import numpy as np
 from edgert import devices
 from edgert.bundle import Bundle, Fidelity
 from edgert.engine import golden
-from edgert.engine.decoder import Decoder
+from edgert.engine.decoder import Decoder, open_decoder
 from edgert.engine.fidelity import Tally, diverge
 from edgert.engine.golden import Golden
 from edgert.engine.graph_session import GraphSession
-from edgert.engine.kv_pool import KVPool
 from edgert.text.tokenizer import open_tokenizer
 
 from .checkpoint import Checkpoint, FloatArray
@@ -77,8 +76,7 @@ def measure(checkpoint: Checkpoint, bundle: Bundle, sample: Sample, progress: Pr
 def _decoder(bundle: Bundle, graph: str, window: int) -> Decoder:
     """Spinning workers would hold the cores that NumPy computes on between two windows."""
     session = GraphSession(bundle, replace(devices.load(devices.DEFAULT), spin=False), graph)
-    pool = KVPool(session, bundle.manifest.model, window, kv=bundle.manifest.graphs[graph].kv)
-    return Decoder(session, bundle.manifest.model, pool, window)
+    return open_decoder(session, bundle.manifest.model, bundle.manifest.graphs[graph], window, window)
 
 
 def _golden_texts(bundle: Bundle) -> list[list[int]]:

@@ -60,7 +60,9 @@ def test_a_rewound_cache_equals_a_fresh_one(bundle):
 
 def test_the_cache_takes_a_quarter(bundle):
     facts = open_bundle(bundle).manifest.model
-    pools = [load(open_bundle(bundle), detect().profile, 100, kv).decoder.pool for kv in ("int8", "fp32")]
+    pools = [
+        load(open_bundle(bundle), detect().profile, 100, kv).decoder.runner.pool for kv in ("int8", "fp32")
+    ]
     sizes = [sum(value.numpy().nbytes for value in pool.view(0, 1).values()) for pool in pools]
     assert sizes[0] * 4 == sizes[1] == 2 * facts.num_layers * facts.num_kv_heads * facts.head_dim * 100 * 4
 

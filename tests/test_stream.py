@@ -27,13 +27,13 @@ def own(bundles):
 @pytest.fixture
 def counted(own, monkeypatch):
     """The model, and the sizes of the runs that it computes: (rows, tokens)."""
-    runs, run = [], own._engine.decoder._session.run
+    runs, run = [], own._engine.decoder.runner._session.run
 
     def note(binding, stop=None):
         runs.append(binding._alive["input_ids"].shape())
         run(binding, stop)
 
-    monkeypatch.setattr(own._engine.decoder._session, "run", note)
+    monkeypatch.setattr(own._engine.decoder.runner._session, "run", note)
     return own, runs
 
 
@@ -136,13 +136,13 @@ def test_leaving_costs_one_more_step_at_most(counted, leave):
 def test_a_prefill_is_stopped_at_once(counted):
     model, runs = counted
     release = threading.Event()
-    run = model._engine.decoder._session.run
+    run = model._engine.decoder.runner._session.run
 
     def slow(binding, stop=None):
         release.wait(5)
         run(binding, stop)
 
-    model._engine.decoder._session.run = slow
+    model._engine.decoder.runner._session.run = slow
     stream = model.stream(np.arange(250) % 100 + 5)
     time.sleep(0.05)
     stream.stop()

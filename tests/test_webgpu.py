@@ -158,11 +158,11 @@ def test_keys_and_values_stay_on_the_gpu(gpu):
     decoder = gpu._engine.decoder
     slot = decoder.afresh()
     decoder.extend(slot, IDS[:10])
-    cache = decoder.pool.view(0, 1)
+    cache = decoder.runner.pool.view(0, 1)
     assert all(value.device_name() == "webgpu" for value in cache.values())
     before = _read(cache[0, "key"])
     decoder.decode([slot], [IDS[10]])
-    outputs = decoder._steps[0, 1].binding.current().get_outputs()
+    outputs = decoder.runner._steps[0, 1].binding.current().get_outputs()
     assert {value.data_ptr() for value in cache.values()} <= {value.data_ptr() for value in outputs}
     changed = (_read(cache[0, "key"]) != before).any(axis=(0, 1, 3))
     assert changed.nonzero()[0].tolist() == [10]

@@ -111,9 +111,9 @@ def measure(opening: Opening, wanted: Wanted, progress: Progress) -> Bench:
     tokenizer = open_tokenizer(bundle)
     footprints = list(_footprints(opening, text_tokens(tokenizer, PROMPT), wanted.runs, told))
     loaded = _load(bundle, opening)
-    todo, skipped = course(wanted.depths, loaded.decoder.pool.capacity)
+    todo, skipped = course(wanted.depths, loaded.decoder.capacity)
     if not todo.depths:
-        raise UsageError(f"no depth fits into a context of {loaded.decoder.pool.capacity} tokens")
+        raise UsageError(f"no depth fits into a context of {loaded.decoder.capacity} tokens")
     found = energy.find()
     own = runner(bundle, loaded.decoder, tokenizer, found.meter)
     others = [peers.open_peer(rival, loaded) for rival in wanted.rivals]
@@ -152,7 +152,7 @@ def _bench(
         device=loaded.profile.name,
         graph=loaded.graph,
         threads=loaded.threads,
-        context=loaded.decoder.pool.capacity,
+        context=loaded.decoder.capacity,
         prompt=todo.prompt,
         steps=todo.steps,
         load=figure([found.load for found in footprints]),
@@ -224,7 +224,7 @@ def _ratio(own: Sequence[float], theirs: Sequence[float]) -> Figure:
 
 def _curve(own: Runner, told: Told) -> Curve:
     """From an empty cache to a full one, in one session that grows."""
-    capacity = own.decoder.pool.capacity
+    capacity = own.decoder.capacity
     steps = max(1, min(POINT_STEPS, capacity // (2 * POINTS)))
     points = []
     for depth in np.linspace(0, capacity - steps, POINTS).astype(int).tolist():

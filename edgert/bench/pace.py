@@ -146,5 +146,5 @@ class Runner:
 
 def runner(bundle: Bundle, decoder: Decoder, tokenizer: Tokenizer, meter: Meter | None = None) -> Runner:
     """Over as many tokens of text as the cache holds."""
-    tokens = text_tokens(tokenizer, decoder.pool.capacity)
+    tokens = text_tokens(tokenizer, decoder.capacity)
     return Runner(decoder, tokens, tokenizer, bundle.manifest.model.vocab_size, meter)

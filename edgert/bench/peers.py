@@ -114,7 +114,7 @@ class OtherBundle:
 
     def __init__(self, path: str, loaded: Loaded) -> None:
         bundle = open_bundle(find_bundle(path))
-        wanted, longest = loaded.decoder.pool.capacity, bundle.manifest.model.context
+        wanted, longest = loaded.decoder.capacity, bundle.manifest.model.context
         if longest < wanted:
             raise UsageError(f"{path} holds {longest} tokens only: compare with --context {longest}")
         decoder = load(bundle, loaded.profile, wanted).decoder

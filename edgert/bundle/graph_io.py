@@ -22,6 +22,8 @@ LOGITS_POSITIONS = "logits_positions"  # int64 (wanted,): whose logits to comput
 # What onnxruntime-genai feeds instead; it gets the logits of the last position.
 ATTENTION_MASK = "attention_mask"  # int64 (batch, total)
 
+POSITION_IDS = "position_ids"  # int64 (batch, sequence): where the graph of another exporter asks for it
+
 PARTS = ("key", "value")  # of the cache of a layer: (batch, KV heads, context, head_dim) each
 
 

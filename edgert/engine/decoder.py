@@ -3,54 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 
-from edgert.bundle import ModelFacts, graph_io
-from edgert.engine.graph_session import Binding, GraphSession, OrtValue, RunOptions, as_value
-from edgert.engine.kv_pool import KVPool, Part
+from edgert.bundle import GraphFacts, ModelFacts
+from edgert.engine.graph_session import GraphSession, RunOptions
+from edgert.engine.kv_pool import KVPool
+from edgert.engine.runner import InPlaceRunner, Logits, Runner
 from edgert.engine.slots import Slot
 from edgert.errors import PromptTooLong
 
-Logits: TypeAlias = npt.NDArray[np.float32]
-Inputs: TypeAlias = Mapping[str, npt.NDArray[Any]]
+__all__ = ["Decoder", "Logits", "chunk_sizes", "open_decoder"]
 
 IDLE_ROWS_JOINED = 2  # a third as dear as a run of their own for the rows behind them
 
 
-@dataclass(frozen=True)
-class Step:
-    """Neighbouring rows that decode in one run: what the graph reads and writes, bound once."""
-
-    tokens: npt.NDArray[np.int64]  # (rows, 1)
-    lengths: npt.NDArray[np.int32]  # (rows,): tokens in a row with the new one, minus one
-    longest: npt.NDArray[np.int32]  # (): the same of the longest row, not minus one
-    logits: Logits  # (rows, 1, vocab)
-    binding: Binding
-
-
 class Decoder:
-    """Tokens in, logits out, over the rows of a KV pool. One thread at a time may use it.
+    """Tokens in, logits out, over the rows of a KV cache. One thread at a time may use it.
 
     `slots` are its rows and what they hold. A row gives the same logits, bit for bit, whether it decodes
     alone or with others, and however its tokens were cut into chunks of two or more. Other kernels read one
     token alone, which round otherwise.
     """
 
-    def __init__(self, session: GraphSession, facts: ModelFacts, pool: KVPool, chunk: int) -> None:
-        self.pool = pool
+    def __init__(self, runner: Runner, vocab: int, chunk: int) -> None:
+        self.runner = runner
         self.chunk = chunk
-        self.slots = [Slot(row) for row in range(pool.rows)]
-        self._session = session
-        self._vocab = facts.vocab_size
-        self._steps: dict[tuple[int, int], Step] = {}
-        # Of all rows; steps are slices of them, so that more of them take no more memory.
-        self._tokens = np.zeros((pool.rows, 1), np.int64)
-        self._lengths = np.zeros(pool.rows, np.int32)
-        self._logits: Logits = np.zeros((pool.rows, 1, facts.vocab_size), np.float32)
+        self.capacity = runner.capacity
+        self.slots = [Slot(row) for row in range(runner.rows)]
+        self._vocab = vocab
 
     def afresh(self) -> Slot:
         """The first row, emptied, for those who have the decoder to themselves."""
@@ -75,7 +56,9 @@ class Decoder:
         unwanted, done = len(tokens) - wanted, 0
         for size in chunk_sizes(len(tokens), self.chunk):
             rows = logits[max(0, done - unwanted) : max(0, done + size - unwanted)]
-            self._read(slot, tokens[done : done + size], rows, stop)
+            chunk = tokens[done : done + size]
+            self.runner.read(slot.row, len(slot), chunk, rows, stop)
+            slot.tokens += chunk
             done += size
         return logits
 
@@ -93,35 +76,17 @@ class Decoder:
             found |= self._decode_run(rows, added)
         return [found[slot.row] for slot in slots]
 
-    def _read(self, slot: Slot, chunk: Sequence[int], logits: Logits, stop: RunOptions | None) -> None:
-        """One run over one row; `logits` are filled with those of its last tokens."""
-        length, wanted = len(slot) + len(chunk), max(1, len(logits))
-        unread = np.empty((1, self._vocab), np.float32)  # the graph has no form without logits
-        inputs: Inputs = {
-            graph_io.INPUT_IDS: np.array([chunk], np.int64),
-            graph_io.SEQLENS_K: np.array([length - 1], np.int32),
-            graph_io.TOTAL_SEQUENCE_LENGTH: np.array(length, np.int32),
-            graph_io.LOGITS_POSITIONS: np.arange(len(chunk) - wanted, len(chunk), dtype=np.int64),
-        }
-        binding = self._bind(inputs, (logits if len(logits) else unread)[None], self.pool.view(slot.row, 1))
-        self._session.run(binding, stop)
-        slot.tokens += chunk
-
     def _decode_run(self, rows: range, added: Mapping[int, int]) -> dict[int, Logits]:
         """One run over neighbouring rows; logits by row, of those to which a token is added.
 
         Idle rows between them are computed along. They are told their own length, so that what they write
         lies behind their tokens.
         """
-        step = self._step(rows)
-        for index, row in enumerate(rows):
-            step.tokens[index, 0] = added.get(row, 0)
-            step.lengths[index] = len(self.slots[row])
-        step.longest[...] = step.lengths.max() + 1
-        self._session.run(step.binding)
+        held = [len(self.slots[row]) for row in rows]
+        logits = self.runner.step(rows, held, [added.get(row, 0) for row in rows])
         for row in added.keys() & rows:
             self.slots[row].tokens.append(added[row])
-        return {row: step.logits[index, 0] for index, row in enumerate(rows) if row in added}
+        return {row: logits[index] for index, row in enumerate(rows) if row in added}
 
     def _runs(self, added: Mapping[int, int]) -> Iterator[range]:
         """The rows that decode, in as few runs as pay: joined over a few idle rows that have room."""
@@ -129,38 +94,16 @@ class Decoder:
         first = last = rows[0]
         for row in rows[1:]:
             idle = self.slots[last + 1 : row]
-            full = any(len(slot) >= self.pool.capacity for slot in idle)
-            if not self.pool.joins or full or len(idle) > IDLE_ROWS_JOINED:
+            full = any(len(slot) >= self.capacity for slot in idle)
+            if not self.runner.joins or full or len(idle) > IDLE_ROWS_JOINED:
                 yield range(first, last + 1)
                 first = row
             last = row
         yield range(first, last + 1)
 
-    def _step(self, rows: range) -> Step:
-        key = rows.start, len(rows)
-        if key not in self._steps:
-            part = slice(rows.start, rows.stop)
-            tokens, lengths, logits = self._tokens[part], self._lengths[part], self._logits[part]
-            longest = np.zeros((), np.int32)
-            inputs: Inputs = {
-                graph_io.INPUT_IDS: tokens,
-                graph_io.SEQLENS_K: lengths,
-                graph_io.TOTAL_SEQUENCE_LENGTH: longest,
-                graph_io.LOGITS_POSITIONS: np.zeros(1, np.int64),
-            }
-            binding = self._bind(inputs, logits, self.pool.view(*key))
-            self._steps[key] = Step(tokens, lengths, longest, logits, binding)
-        return self._steps[key]
-
-    def _bind(self, inputs: Inputs, logits: Logits, cache: Mapping[Part, OrtValue]) -> Binding:
-        read = {name: as_value(array) for name, array in inputs.items()}
-        past = {graph_io.past(*part): value for part, value in cache.items()}
-        present = {graph_io.present(*part): value for part, value in cache.items()}  # appended in place
-        return self._session.bind({**read, **past}, {graph_io.LOGITS: as_value(logits), **present})
-
     def _check_room(self, slot: Slot, count: int) -> None:
-        if len(slot) + count > self.pool.capacity:
-            raise PromptTooLong(len(slot) + count, self.pool.capacity)
+        if len(slot) + count > self.capacity:
+            raise PromptTooLong(len(slot) + count, self.capacity)
 
 
 def chunk_sizes(count: int, chunk: int) -> Iterator[int]:
@@ -171,3 +114,20 @@ def chunk_sizes(count: int, chunk: int) -> Iterator[int]:
             size -= 1
         yield size
         count -= size
+
+
+def open_decoder(
+    session: GraphSession,
+    facts: ModelFacts,
+    graph: GraphFacts,
+    context: int,
+    chunk: int,
+    *,
+    conversations: int = 1,
+) -> Decoder:
+    """A decoder over an opened graph, with room for so many conversations of `context` tokens each.
+
+    `chunk`: the most tokens of a prompt that are read in one run.
+    """
+    pool = KVPool(session, facts, context, kv=graph.kv, rows=conversations)
+    return Decoder(InPlaceRunner(session, facts, pool), facts.vocab_size, chunk)

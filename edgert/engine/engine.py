@@ -24,7 +24,7 @@ class Engine:
 
     def __init__(self, decoder: Decoder) -> None:
         self.decoder = decoder
-        self.slots = Slots(decoder.slots, decoder.pool)
+        self.slots = Slots(decoder.slots, decoder.runner)
         self._arrived: deque[Sequence] = deque()  # by any thread; the others belong to the stepping one
         self._waiting: deque[Sequence] = deque()
         self._active: list[Sequence] = []
@@ -93,8 +93,10 @@ class Engine:
             self._give(sequence, row[None])
 
     def _read(self, sequence: Sequence, chunk: int) -> None:
-        """The next chunk of a prompt, or of a text that is scored."""
+        """The next chunk of a prompt, or of a text that is scored: there a row of logits per token."""
         pending = sequence.pending
+        if sequence.consumer.every:
+            chunk = SHARED_CHUNK
         tokens = pending[: next(chunk_sizes(len(pending), min(chunk, self.decoder.chunk)))]
         whole, every = len(tokens) == len(pending), sequence.consumer.every
         wanted = len(tokens) if every else int(whole)

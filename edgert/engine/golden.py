@@ -46,7 +46,7 @@ class Golden:
 
 def record(decoder: Decoder, texts: Sequence[Sequence[int]]) -> list[Golden]:
     """What a decoder predicts after tokens of some texts, cut to what its context holds."""
-    cut = [tokens[: min(LONGEST, decoder.pool.capacity)] for tokens in texts]
+    cut = [tokens[: min(LONGEST, decoder.capacity)] for tokens in texts]
     return [_golden(tokens, log_softmax(decoder.score(tokens))) for tokens in cut]
 
 
@@ -66,7 +66,7 @@ def replay(decoder: Decoder, goldens: Sequence[Golden]) -> float:
     """
     found = []
     for golden in goldens:
-        tokens = list(golden.tokens[: decoder.pool.capacity])
+        tokens = list(golden.tokens[: decoder.capacity])
         read = max(1, len(tokens) - DECODED)
         found.append(_divergence(golden, 0, decoder.score(tokens)))
         slot = decoder.afresh()

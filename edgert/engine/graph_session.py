@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -59,6 +60,11 @@ class GraphSession:
                 f"{path}: onnxruntime can't load it: {error}{_advice(bundle, packed)}"
             ) from error
 
+    @cached_property
+    def inputs(self) -> Mapping[str, Sequence[int | str]]:
+        """The shape of each input of the graph, by name; free dimensions are names."""
+        return {value.name: value.shape for value in self._session.get_inputs()}
+
     @property
     def on_host(self) -> bool:
         """Whether it computes in the processor's memory."""
@@ -109,6 +115,7 @@ class Binding:
         self._binding = binding
         self._copies = copies
         self._host: dict[str, OrtValue] = {}
+        self._outputs: dict[str, None] = {}  # names, in the order of binding
         self._alive: dict[str, OrtValue] = {}  # onnxruntime reads NumPy's memory without keeping it
 
     def read(self, name: str, value: OrtValue) -> None:
@@ -121,7 +128,17 @@ class Binding:
     def write(self, name: str, value: OrtValue) -> None:
         """Put an output into a value."""
         self._binding.bind_ortvalue_output(name, value)
+        self._outputs[name] = None
         self._alive[name] = value
+
+    def allocate(self, name: str) -> None:
+        """Let the run make an output, in the processor's memory: `allocated` has it afterwards."""
+        self._binding.bind_output(name, "cpu")
+        self._outputs[name] = None
+
+    def allocated(self) -> dict[str, OrtValue]:
+        """All outputs of the last run, by name."""
+        return dict(zip(self._outputs, self._binding.get_outputs(), strict=True))
 
     def current(self) -> ort.IOBinding:
         """With inputs as they are now: onnxruntime copies for a provider when it binds, not when it runs."""

@@ -10,9 +10,8 @@ from edgert import devices
 from edgert.bundle import Bundle
 from edgert.devices import DeviceProfile
 from edgert.engine import golden, memory, prepared, providers
-from edgert.engine.decoder import Decoder
+from edgert.engine.decoder import Decoder, open_decoder
 from edgert.engine.graph_session import GraphSession
-from edgert.engine.kv_pool import KVPool
 from edgert.engine.machine_note import MachineNote
 from edgert.errors import DeviceError, EdgertWarning, UsageError
 
@@ -130,9 +129,8 @@ def load_graph(
     """
     copy = prepared.Prepared(bundle, graph)
     session = GraphSession(bundle, profile, graph, copy.path if on_cpu(profile) and copy.usable else None)
-    kv = bundle.manifest.graphs[graph].kv
-    pool = KVPool(session, bundle.manifest.model, context, kv=kv, rows=conversations)
-    decoder = Decoder(session, bundle.manifest.model, pool, profile.prefill_chunk)
+    model, facts = bundle.manifest.model, bundle.manifest.graphs[graph]
+    decoder = open_decoder(session, model, facts, context, profile.prefill_chunk, conversations=conversations)
     return Loaded(decoder, graph, profile, session.threads)
 
 

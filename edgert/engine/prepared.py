@@ -20,9 +20,8 @@ from pathlib import Path
 from edgert import devices
 from edgert.bundle import DATA, GENAI_GRAPH, MACHINE, REPLACED, Bundle, FileFacts, file_facts
 from edgert.engine import memory
-from edgert.engine.decoder import Decoder
+from edgert.engine.decoder import open_decoder
 from edgert.engine.graph_session import GraphSession, pack
-from edgert.engine.kv_pool import KVPool
 from edgert.engine.machine_note import MachineNote
 from edgert.errors import BundleError, EdgertError, EdgertWarning
 from edgert.file_lock import file_lock
@@ -223,8 +222,8 @@ def _logits(bundle: Bundle, graph: str, packed: Path | None) -> bytes:
     facts = bundle.manifest.model
     tokens = [token % facts.vocab_size for token in SAMPLE][: facts.context - 1] or [0]
     session = GraphSession(bundle, devices.load(devices.DEFAULT), graph, packed)
-    pool = KVPool(session, facts, min(len(SAMPLE) + 1, facts.context), kv=bundle.manifest.graphs[graph].kv)
-    decoder = Decoder(session, facts, pool, len(SAMPLE))
+    context = min(len(SAMPLE) + 1, facts.context)
+    decoder = open_decoder(session, facts, bundle.manifest.graphs[graph], context, len(SAMPLE))
     slot = decoder.afresh()
     read = decoder.extend(slot, tokens, len(tokens)).tobytes()
     return read + decoder.decode([slot], tokens[:1])[0].tobytes() if len(tokens) < facts.context else read

@@ -6,7 +6,7 @@ import itertools
 import weakref
 from collections.abc import Sequence
 
-from edgert.engine.kv_pool import KVPool
+from edgert.engine.runner import Runner
 
 FORK_TOKENS = 32  # a prefix this much longer in another row is copied: milliseconds instead of a prefill
 # The last tokens of a prompt are always read again, since their logits are wanted, and never one alone: the
@@ -51,8 +51,8 @@ class Slot:
 class Slots:
     """Leases rows. The lowest rows first: neighbours decode in one run, and an unused row takes no memory."""
 
-    def __init__(self, slots: Sequence[Slot], pool: KVPool) -> None:
-        self._pool = pool
+    def __init__(self, slots: Sequence[Slot], runner: Runner) -> None:
+        self._runner = runner
         self._slots = slots
         self._releases = itertools.count(1)
 
@@ -96,8 +96,8 @@ class Slots:
         held = slot.common_prefix(tokens)
         best = max(self._slots, key=lambda other: other.common_prefix(tokens))
         longest = best.common_prefix(tokens)
-        if not self._pool.joins or longest < held + FORK_TOKENS:
+        if not self._runner.joins or longest < held + FORK_TOKENS:
             return held
-        self._pool.copy(best.row, slot.row, longest)
+        self._runner.copy(best.row, slot.row, longest)
         slot.tokens = best.tokens[:longest]
         return longest

@@ -137,8 +137,8 @@ def try_out(bundle: Bundle, profile: DeviceProfile) -> Trial:
 
 def _rounds(decoder: Decoder) -> Iterator[tuple[float, float]]:
     """Tokens a second of prefill and of decoding, after a round that warms up."""
-    steps = min(STEPS, decoder.pool.capacity // 2)
-    prompt = [1 + token % 97 for token in range(decoder.pool.capacity - steps)]
+    steps = min(STEPS, decoder.capacity // 2)
+    prompt = [1 + token % 97 for token in range(decoder.capacity - steps)]
     for number in range(ROUNDS + 1):
         slot = decoder.afresh()
         start = time.perf_counter()
