@@ -51,7 +51,7 @@ def test_a_sound_bundle_on_a_sound_machine(bundle):
 def test_golden_prompts_travel_in_the_bundle(measured):
     found = golden.read(measured)
     assert len(found) == len(golden.TEXTS) + 1
-    assert max(len(one.tokens) for one in found) == golden.LONGEST
+    assert max(len(one.tokens) for one in found) == golden.LONGEST_TEXT
     assert all(len(one.positions) == len(one.ids) for one in found)
     assert "golden.json" in measured.manifest.files
 

@@ -5,7 +5,7 @@ from click.testing import CliRunner
 
 from edgert.chat.terminal import Chat
 from edgert.cli import main
-from edgert.text.loops import LONGEST, REPEATS, SHORTEST, LoopDetector
+from edgert.text.loops import LONGEST_PHRASE, REPEATS, SHORTEST_LOOP, LoopDetector
 
 
 def noticed_after(tokens):
@@ -14,11 +14,11 @@ def noticed_after(tokens):
     return next((count for count, token in enumerate(tokens, 1) if detector.push(token)), None)
 
 
-@pytest.mark.parametrize("period", [1, 2, 7, 40, LONGEST])
+@pytest.mark.parametrize("period", [1, 2, 7, 40, LONGEST_PHRASE])
 def test_a_phrase_that_comes_again_and_again(period):
     before = list(range(1000, 1050))
     phrase = list(range(period))
-    enough = period + max(REPEATS * period, SHORTEST)
+    enough = period + max(REPEATS * period, SHORTEST_LOOP)
     assert noticed_after(before + phrase * 200) == len(before) + enough
 
 
@@ -45,5 +45,5 @@ def test_the_stopped_answer_stays_in_the_conversation(model, capsys):
     chat = Chat(model, {"logit_bias": {7: 100.0}})
     timings = chat.answer("the fox")
     assert "only repeats itself" in capsys.readouterr().err
-    assert timings.answer_tokens == 1 + SHORTEST
+    assert timings.answer_tokens == 1 + SHORTEST_LOOP
     assert chat._conversation.turns[-1]["role"] == "assistant"

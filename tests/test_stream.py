@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import edgert
-from edgert.answering.answer import AHEAD
+from edgert.answering.answer import MOST_UNREAD
 from edgert.engine.engine import SHARED_CHUNK
 
 QUESTIONS = ["fox", "the lazy dog", "quick", "brown fox jumps", "over", "the", "jumps", "lazy"]
@@ -204,10 +204,10 @@ def test_a_reader_that_pauses_pauses_the_work(counted):
     stream = model.stream("fox", max_tokens=200)
     next(stream)
     deadline = time.monotonic() + 20
-    while len(runs) < AHEAD and time.monotonic() < deadline:
+    while len(runs) < MOST_UNREAD and time.monotonic() < deadline:
         time.sleep(0.01)
     time.sleep(0.1)
-    assert len(runs) <= AHEAD + 2
+    assert len(runs) <= MOST_UNREAD + 2
     other = model.generate("dog", max_tokens=50)  # others go on meanwhile
     assert len(other.tokens) == 50
     assert len(stream.reply.tokens) == 200

@@ -15,7 +15,7 @@ from edgert.text.sampler import History, Sampler
 from edgert.text.stops import StopMatcher
 from edgert.text.tokenizer import TokenStream
 
-AHEAD = 32  # chunks that may lie unread: a reader that stops reading stops the work
+MOST_UNREAD = 32  # chunks that may lie unread: a reader that stops reading stops the work
 
 Delivery = Callable[[Chunk | BaseException], None]
 Ended = Callable[[str | None], None]
@@ -69,12 +69,12 @@ class Answer:
     @property
     def ready(self) -> bool:
         """Whether the reader keeps up."""
-        return self._delivered - self._read < AHEAD
+        return self._delivered - self._read < MOST_UNREAD
 
     def was_read(self) -> bool:
         """The reader has taken a chunk; whether the work had stopped for it."""
         self._read += 1
-        return self._delivered - self._read == AHEAD - 1
+        return self._delivered - self._read == MOST_UNREAD - 1
 
     def start(self, cached_tokens: int) -> None:
         """The prompt is being read."""

@@ -65,7 +65,7 @@ class Request:
         check_stops(self.stop)
 
 
-OWN = ("max_tokens", "stop", *SWITCHES)  # the others are the sampling's
+OWN_OPTIONS = ("max_tokens", "stop", *SWITCHES)  # the others are the sampling's
 
 
 def request(defaults: Sampling, options: Mapping[str, Any]) -> Request:
@@ -74,11 +74,11 @@ def request(defaults: Sampling, options: Mapping[str, Any]) -> Request:
     unknown = sorted(options.keys() - known.keys())
     if unknown:
         raise UsageError(f"unknown option '{unknown[0]}' (known: {', '.join(known)})")
-    own = {name: value for name, value in options.items() if name in OWN}
+    own = {name: value for name, value in options.items() if name in OWN_OPTIONS}
     if "stop" in own:
         own["stop"] = _strings(own["stop"])
     try:
-        drawn = {name: value for name, value in options.items() if name not in OWN}
+        drawn = {name: value for name, value in options.items() if name not in OWN_OPTIONS}
         return Request(sampling=replace(defaults, **drawn), **own)
     except TypeError as error:
         raise UsageError(f"an option has the wrong type: {error}") from error

@@ -14,7 +14,7 @@ from typing import Any
 from edgert.errors import EdgertError
 
 STATUS = Path("/proc/self/status")
-STEPS = 4  # tokens that are decoded after the prompt
+DECODED_TOKENS = 4  # tokens that are decoded after the prompt
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def load_here(opening: Opening, prompt: list[int]) -> Footprint:
     start = time.perf_counter()
     model = load(**asdict(opening))
     seconds = time.perf_counter() - start
-    for _ in model.stream(prompt[: model.context - 1] or prompt, max_tokens=STEPS):
+    for _ in model.stream(prompt[: model.context - 1] or prompt, max_tokens=DECODED_TOKENS):
         pass
     return Footprint(seconds, resident())
 

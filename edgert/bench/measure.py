@@ -24,7 +24,7 @@ from edgert.bench.figures import (
     figure,
 )
 from edgert.bench.footprint import Footprint, Opening
-from edgert.bench.pace import PROMPT, Course, Lap, Runner, Speeds, course, runner, text_tokens
+from edgert.bench.pace import PROMPT_TOKENS, Course, Lap, Runner, Speeds, course, runner, text_tokens
 from edgert.bench.peers import Peer, Rival
 from edgert.bench.weights import step_bytes
 from edgert.bundle import Bundle, open_bundle
@@ -36,8 +36,8 @@ from edgert.machine.tuning import tuned_profile
 from edgert.text.tokenizer import open_tokenizer
 
 DEPTHS = (0, 512, 2048)
-RUNS = 5
-POINTS, POINT_STEPS = 12, 12  # depths of a curve, and steps at each
+ROUNDS = 5
+CURVE_POINTS, CURVE_STEPS = 12, 12  # depths of a curve, and steps at each
 
 Progress = Callable[[int, int], None]
 
@@ -47,7 +47,7 @@ class Wanted:
     """What to measure: decoding at which depths, how often, against whom, and whether a curve, too."""
 
     depths: Sequence[int] = DEPTHS
-    runs: int = RUNS
+    runs: int = ROUNDS
     rivals: Sequence[Rival] = ()
     curve: bool = False
 
@@ -106,10 +106,10 @@ def measure(opening: Opening, wanted: Wanted, progress: Progress) -> Bench:
     """
     for rival in wanted.rivals:
         peers.check(rival)
-    told = Told(wanted.runs * (2 + len(wanted.rivals)) + POINTS * wanted.curve, progress)
+    told = Told(wanted.runs * (2 + len(wanted.rivals)) + CURVE_POINTS * wanted.curve, progress)
     bundle = open_bundle(find_bundle(opening.path))
     tokenizer = open_tokenizer(bundle)
-    footprints = list(_footprints(opening, text_tokens(tokenizer, PROMPT), wanted.runs, told))
+    footprints = list(_footprints(opening, text_tokens(tokenizer, PROMPT_TOKENS), wanted.runs, told))
     loaded = _load(bundle, opening)
     todo, skipped = course(wanted.depths, loaded.decoder.capacity)
     if not todo.depths:
@@ -225,9 +225,9 @@ def _ratio(own: Sequence[float], theirs: Sequence[float]) -> Figure:
 def _curve(own: Runner, told: Told) -> Curve:
     """From an empty cache to a full one, in one session that grows."""
     capacity = own.decoder.capacity
-    steps = max(1, min(POINT_STEPS, capacity // (2 * POINTS)))
+    steps = max(1, min(CURVE_STEPS, capacity // (2 * CURVE_POINTS)))
     points = []
-    for depth in np.linspace(0, capacity - steps, POINTS).astype(int).tolist():
+    for depth in np.linspace(0, capacity - steps, CURVE_POINTS).astype(int).tolist():
         seconds = own.step_seconds(depth, steps)
         points.append(Point(depth + (steps - 1) / 2, 1000 * statistics.median(seconds)))
         told.step()

@@ -16,11 +16,11 @@ from edgert.text.prompts import BUILT_IN
 from edgert.text.sampler import History, Sampler, Sampling
 from edgert.text.tokenizer import Tokenizer
 
-PROMPT = 512  # tokens
-STEPS = 32  # tokens that are decoded at a depth
-DRAWS = 16  # tokens that a sampler draws to be timed
+PROMPT_TOKENS = 512  # tokens
+DECODED_TOKENS = 32  # tokens that are decoded at a depth
+TIMED_DRAWS = 16  # tokens that a sampler draws to be timed
 TEXT = " ".join(map(str, BUILT_IN))
-GREEDY, SAMPLED = Sampling(), Sampling(temperature=0.6, top_p=0.95)
+GREEDY_SAMPLING, DRAWN_SAMPLING = Sampling(), Sampling(temperature=0.6, top_p=0.95)
 
 
 @dataclass(frozen=True)
@@ -36,10 +36,12 @@ class Course:
 
 def course(depths: Sequence[int], context: int) -> tuple[Course, tuple[int, ...]]:
     """Of a cache of `context` tokens, and the depths that it can't hold."""
-    steps = max(1, min(STEPS, context // 2))
+    steps = max(1, min(DECODED_TOKENS, context // 2))
     wanted = tuple(sorted(set(depths)))
     held = tuple(depth for depth in wanted if depth + steps <= context)
-    return Course(min(PROMPT, context), held, steps), tuple(depth for depth in wanted if depth not in held)
+    return Course(min(PROMPT_TOKENS, context), held, steps), tuple(
+        depth for depth in wanted if depth not in held
+    )
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,7 @@ class Runner:
         start = time.perf_counter()
         logits = self.decoder.extend(slot, prompt)[0]
         read = time.perf_counter() - start
-        greedy, sampled = (self._drawing(sampling, logits) for sampling in (GREEDY, SAMPLED))
+        greedy, sampled = (self._drawing(sampling, logits) for sampling in (GREEDY_SAMPLING, DRAWN_SAMPLING))
         start = time.perf_counter()
         self.tokenizer.encode(text)
         first = read + greedy + time.perf_counter() - start
@@ -137,7 +139,7 @@ class Runner:
     def _drawing(self, sampling: Sampling, logits: Logits) -> float:
         sampler, history = Sampler(sampling, self.vocab), History()
         seconds = []
-        for _ in range(DRAWS):
+        for _ in range(TIMED_DRAWS):
             start = time.perf_counter()
             sampler.choose(logits, history)
             seconds.append(time.perf_counter() - start)

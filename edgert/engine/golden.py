@@ -22,19 +22,19 @@ TEXTS = (
     "def add(a, b):\n    return a + b\n\ndef multiply(a, b):\n    return",
     "If one apple costs 3 coins, then 14 apples cost 42",
 )
-LONGEST = 256  # tokens a text: attention has kernels of its own for long prompts
-KEPT = 16  # likeliest tokens a position
-POSITIONS = 32  # of a text, evenly spread
-DECODED = 4  # tokens at the end that are fed one at a time
+LONGEST_TEXT = 256  # tokens a text: attention has kernels of its own for long prompts
+KEPT_TOKENS = 16  # likeliest tokens a position
+KEPT_POSITIONS = 32  # of a text, evenly spread
+DECODED_TOKENS = 4  # tokens at the end that are fed one at a time
 
 # Kernels round differently, about as much as the export itself has: more than this many times that is wrong.
 # Measured on tiny models: WebGPU where it is right 0.2 times, where a kernel is wrong 7 to 28 times.
-TIMES, LEAST, MOST = 4, 0.001, 0.2
+ROUNDING_TIMES, LEAST_KL, MOST_KL = 4, 0.001, 0.2
 
 
 @dataclass(frozen=True)
 class Golden:
-    """A text's tokens, and after some of them the likeliest next ones, (positions, KEPT), with log
+    """A text's tokens, and after some of them the likeliest next ones, (positions, KEPT_TOKENS), with log
     probabilities.
     """
 
@@ -46,16 +46,16 @@ class Golden:
 
 def record(decoder: Decoder, texts: Sequence[Sequence[int]]) -> list[Golden]:
     """What a decoder predicts after tokens of some texts, cut to what its context holds."""
-    cut = [tokens[: min(LONGEST, decoder.capacity)] for tokens in texts]
+    cut = [tokens[: min(LONGEST_TEXT, decoder.capacity)] for tokens in texts]
     return [_golden(tokens, log_softmax(decoder.score(tokens))) for tokens in cut]
 
 
 def _golden(tokens: Sequence[int], logprobs: Logits) -> Golden:
     count = len(tokens)
-    spread = range(0, count, -(-count // POSITIONS))
-    positions = sorted({*spread, *range(max(0, count - DECODED - 1), count)})
+    spread = range(0, count, -(-count // KEPT_POSITIONS))
+    positions = sorted({*spread, *range(max(0, count - DECODED_TOKENS - 1), count)})
     logprobs = logprobs[positions]
-    ids = np.argsort(-logprobs, axis=1)[:, :KEPT]
+    ids = np.argsort(-logprobs, axis=1)[:, :KEPT_TOKENS]
     values = np.take_along_axis(logprobs, ids, axis=1)
     return Golden(tuple(tokens), positions, ids.tolist(), np.round(values.astype(float), 4).tolist())
 
@@ -67,7 +67,7 @@ def replay(decoder: Decoder, goldens: Sequence[Golden]) -> float:
     found = []
     for golden in goldens:
         tokens = list(golden.tokens[: decoder.capacity])
-        read = max(1, len(tokens) - DECODED)
+        read = max(1, len(tokens) - DECODED_TOKENS)
         found.append(_divergence(golden, 0, decoder.score(tokens)))
         slot = decoder.afresh()
         steps = [decoder.extend(slot, tokens[:read])[0]]
@@ -96,7 +96,7 @@ def _divergence(golden: Golden, first: int, logits: Logits) -> float | None:
 def limit(bundle: Bundle) -> float:
     """The most that `replay` may give where a machine computes right, by what the export lost itself."""
     measured = [facts.fidelity.mean_kl for facts in bundle.manifest.graphs.values() if facts.fidelity]
-    return min(MOST, max(LEAST, TIMES * max(measured, default=MOST)))
+    return min(MOST_KL, max(LEAST_KL, ROUNDING_TIMES * max(measured, default=MOST_KL)))
 
 
 def to_json(goldens: Sequence[Golden]) -> str:

@@ -27,10 +27,10 @@ from edgert.errors import BundleError, EdgertError, EdgertWarning
 from edgert.file_lock import file_lock
 from edgert.saving import save_text
 
-SAMPLE = range(1, 13)  # token ids whose logits must be equal before and after, bit for bit
-ASIDE, LOCK = ".packing-", ".packing.lock"
+SAMPLE_TOKENS = range(1, 13)  # token ids whose logits must be equal before and after, bit for bit
+ASIDE_PREFIX, LOCK_NAME = ".packing-", ".packing.lock"
 LEFT = 24 * 3600  # seconds: an older folder is of a killed run, even where files can't be locked
-MORE = 2.2  # times the weights: ONNX Runtime keeps them plain, too, and reads both while loading
+DISK_PER_WEIGHTS = 2.2  # times the weights: ONNX Runtime keeps them plain, too, and reads both while loading
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class Prepared:
     @property
     def needed(self) -> int:
         """About the bytes that it will take on disk."""
-        return int(MORE * self.bundle.manifest.files[DATA].size)
+        return int(DISK_PER_WEIGHTS * self.bundle.manifest.files[DATA].size)
 
     def outdated(self) -> str:
         """Why the copy can't be used, in words; empty if it can."""
@@ -114,7 +114,7 @@ class Prepared:
             if free < self.needed:
                 needed = f"{self.needed / 1e6:,.0f} MB on disk"
                 raise BundleError(f"{folder}: preparing needs {needed}, {free / 1e6:,.0f} are free")
-            with tempfile.TemporaryDirectory(prefix=ASIDE, dir=folder) as aside:
+            with tempfile.TemporaryDirectory(prefix=ASIDE_PREFIX, dir=folder) as aside:
                 copy = Path(aside) / self.graph
                 pack(self.bundle, self.graph, copy)
                 if _logits(self.bundle, self.graph, copy) != _logits(self.bundle, self.graph, None):
@@ -142,12 +142,12 @@ class Prepared:
             warnings.warn(text, EdgertWarning, stacklevel=6)
 
         folder.mkdir(exist_ok=True)
-        with file_lock(folder / LOCK, waiting) as alone:
+        with file_lock(folder / LOCK_NAME, waiting) as alone:
             yield alone
 
     def _sweep(self, alone: bool) -> None:
         """Remove what killed runs left, and nothing that another one may be at work on."""
-        for left in self.bundle.path(MACHINE).glob(f"{ASIDE}*"):
+        for left in self.bundle.path(MACHINE).glob(f"{ASIDE_PREFIX}*"):
             with contextlib.suppress(FileNotFoundError):
                 if left.is_dir() and (alone or time.time() - left.stat().st_mtime > LEFT):
                     shutil.rmtree(left, ignore_errors=True)
@@ -156,8 +156,8 @@ class Prepared:
         """Packing takes what loading takes. Raises DoesNotFit."""
         manifest, profile = self.bundle.manifest, devices.load(devices.DEFAULT)
         facts, here = manifest.graphs[self.graph], devices.here()
-        plan = memory.plan(manifest, facts, profile, len(SAMPLE), machine=here)
-        memory.check_fits(plan, len(SAMPLE), f"packing {self.bundle.folder}")
+        plan = memory.plan(manifest, facts, profile, len(SAMPLE_TOKENS), machine=here)
+        memory.check_fits(plan, len(SAMPLE_TOKENS), f"packing {self.bundle.folder}")
 
     def _place(self, copy: Path) -> None:
         """The note goes first and comes last."""
@@ -220,10 +220,10 @@ def refresh(bundle: Bundle, graph: str) -> None:
 def _logits(bundle: Bundle, graph: str, packed: Path | None) -> bytes:
     """What a graph gives for a few tokens, read together and one at a time."""
     facts = bundle.manifest.model
-    tokens = [token % facts.vocab_size for token in SAMPLE][: facts.context - 1] or [0]
+    tokens = [token % facts.vocab_size for token in SAMPLE_TOKENS][: facts.context - 1] or [0]
     session = GraphSession(bundle, devices.load(devices.DEFAULT), graph, packed)
-    context = min(len(SAMPLE) + 1, facts.context)
-    decoder = open_decoder(session, facts, bundle.manifest.graphs[graph], context, len(SAMPLE))
+    context = min(len(SAMPLE_TOKENS) + 1, facts.context)
+    decoder = open_decoder(session, facts, bundle.manifest.graphs[graph], context, len(SAMPLE_TOKENS))
     slot = decoder.afresh()
     read = decoder.extend(slot, tokens, len(tokens)).tobytes()
     return read + decoder.decode([slot], tokens[:1])[0].tobytes() if len(tokens) < facts.context else read

@@ -134,7 +134,7 @@ def self_test(bundle: Bundle, profile: DeviceProfile) -> Finding:
     Raises EdgertError, and OSError where a file can't be read.
     """
     subject = f"self-test on {profile.provider.name}"
-    context = min(golden.LONGEST, bundle.manifest.model.context)
+    context = min(golden.LONGEST_TEXT, bundle.manifest.model.context)
     kl = check(bundle, load_graph(bundle, profile, choose_graph(bundle, profile, None), context), again=True)
     if kl is None:
         return Finding(subject, "note", "no golden prompts: the bundle was exported with --no-verify")

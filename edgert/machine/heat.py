@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ZONES = Path("/sys/class/thermal")
-HOT = 80  # °C: Raspberry Pis start to slow down here, laptops soon after
+HOT_CELSIUS = 80  # °C: Raspberry Pis start to slow down here, laptops soon after
 
 # Bits of `vcgencmd get_throttled`, from the Raspberry Pi documentation.
 THROTTLED = {
@@ -33,7 +33,7 @@ class Heat:
     @property
     def slows(self) -> bool:
         """Whether it makes the machine slower at this moment."""
-        return (self.celsius or 0) >= HOT or any(text.endswith("now") for text in self.complaints)
+        return (self.celsius or 0) >= HOT_CELSIUS or any(text.endswith("now") for text in self.complaints)
 
     def __str__(self) -> str:
         shown = "no sensor is shown" if self.celsius is None else f"{self.celsius:.0f} °C"

@@ -19,11 +19,11 @@ from edgert.engine.machine_note import MachineNote
 from edgert.errors import DeviceError, EdgertError
 
 NOTE = "tuned"
-PROMPT = 512  # tokens that are read; then
-STEPS = 24  # tokens are decoded
+PROMPT_TOKENS = 512  # tokens that are read; then
+DECODED_TOKENS = 24  # tokens are decoded
 ROUNDS = 3  # medians are taken of
 CHUNKS = (64, 128, 256, 512)
-CLEAR = 1.03  # times as quick as the profile's own choice: less is noise
+CLEARLY_FASTER = 1.03  # times as quick as the profile's own choice: less is noise
 
 Progress = Callable[[int, int], None]
 
@@ -73,7 +73,7 @@ class Tuning:
 
 def _compared(rival: Trial, best: Trial) -> str:
     slower = 1 - rival.decode / best.decode
-    if slower < CLEAR - 1:
+    if slower < CLEARLY_FASTER - 1:
         return f"is as fast as {best.device} here"
     return f"{slower:.0%} slower than {best.device} here"
 
@@ -115,13 +115,13 @@ def thread_counts(profile: DeviceProfile) -> list[int]:
 def _best(trials: Sequence[Trial], speed: Callable[[Trial], float]) -> Trial:
     """The quickest, but the first if nothing beats it clearly."""
     quickest = max(trials, key=speed)
-    return quickest if speed(quickest) > CLEAR * speed(trials[0]) else trials[0]
+    return quickest if speed(quickest) > CLEARLY_FASTER * speed(trials[0]) else trials[0]
 
 
 def try_out(bundle: Bundle, profile: DeviceProfile) -> Trial:
     """Measure one way; a provider that can't run or answers wrong fails."""
     try:
-        context = min(PROMPT + STEPS, bundle.manifest.model.context)
+        context = min(PROMPT_TOKENS + DECODED_TOKENS, bundle.manifest.model.context)
         loaded = load_graph(bundle, profile, choose_graph(bundle, profile, None), context)
         trial = Trial(profile.source, loaded.threads, profile.prefill_chunk)
         kl = check(bundle, loaded, again=True)
@@ -137,7 +137,7 @@ def try_out(bundle: Bundle, profile: DeviceProfile) -> Trial:
 
 def _rounds(decoder: Decoder) -> Iterator[tuple[float, float]]:
     """Tokens a second of prefill and of decoding, after a round that warms up."""
-    steps = min(STEPS, decoder.capacity // 2)
+    steps = min(DECODED_TOKENS, decoder.capacity // 2)
     prompt = [1 + token % 97 for token in range(decoder.capacity - steps)]
     for number in range(ROUNDS + 1):
         slot = decoder.afresh()

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-LONGEST = 128  # tokens a phrase may have
+LONGEST_PHRASE = 128  # tokens a phrase may have
 REPEATS = 4  # times it must have come again, word for word
-SHORTEST = 64  # tokens that repetition must span: "ha ha ha" is no loop
+SHORTEST_LOOP = 64  # tokens that repetition must span: "ha ha ha" is no loop
 
 
 class LoopDetector:
@@ -17,9 +17,9 @@ class LoopDetector:
     """
 
     def __init__(self) -> None:
-        self._last = np.full(LONGEST, -1, np.int64)  # the latest first
-        self._equal = np.zeros(LONGEST, np.int64)
-        self._enough = np.maximum(REPEATS * np.arange(1, LONGEST + 1), SHORTEST)
+        self._last = np.full(LONGEST_PHRASE, -1, np.int64)  # the latest first
+        self._equal = np.zeros(LONGEST_PHRASE, np.int64)
+        self._enough = np.maximum(REPEATS * np.arange(1, LONGEST_PHRASE + 1), SHORTEST_LOOP)
 
     def push(self, token: int) -> bool:
         self._equal = np.where(self._last == token, self._equal + 1, 0)

@@ -4,7 +4,7 @@
 
 Temperature comes before the filters, as in transformers and vLLM: the settings that model cards
 recommend (0.6 and 0.95 for the R1 distills) were chosen with that order. Temperature 0 is argmax, and so
-is anything below GREEDY, where float32 would overflow.
+is anything below GREEDY_TEMPERATURE, where float32 would overflow.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ RANGES: Mapping[str, tuple[type, float, float]] = {
     "logprobs": (int, 0, 100),
     "seed": (int, 0, 2**63),
 }
-GREEDY = 1e-3
-OPTIONAL = ("logprobs", "seed")
+GREEDY_TEMPERATURE = 1e-3
+MAY_BE_NONE = ("logprobs", "seed")
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Sampling:
         for name, (kind, low, high) in RANGES.items():
             value = getattr(self, name)
             whole = isinstance(value, Integral) and not isinstance(value, bool)
-            if value is None and name in OPTIONAL:
+            if value is None and name in MAY_BE_NONE:
                 continue
             if not (whole or (kind is float and isinstance(value, Real))) or not low <= value <= high:
                 number = "a whole number" if kind is int else "a number"
@@ -136,7 +136,7 @@ class Sampler:
         adjusted = self._adjust(logits, history)
         if allowed is not None:
             adjusted = np.where(allowed, adjusted, np.float32(-np.inf))
-        greedy = self._sampling.temperature < GREEDY
+        greedy = self._sampling.temperature < GREEDY_TEMPERATURE
         token = int(adjusted.argmax()) if greedy else self._draw(adjusted, len(history.answer))
         return self._report(token, logits)
 
