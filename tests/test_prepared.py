@@ -153,6 +153,15 @@ def test_the_original_is_not_removed_without_a_copy(bundle):
         Prepared(bundle, bundle.graph()).replace_original()
 
 
+def test_the_original_is_not_removed_for_a_damaged_copy(bundle, copy):
+    copy.data.write_bytes(copy.data.read_bytes()[:-1] + b"x")
+    with pytest.raises(
+        edgert.BundleError, match=r"damaged .*; remove .*machine and run `edgert prepare` again"
+    ):
+        copy.replace_original()
+    assert bundle.path("model.onnx.data").exists() and open_bundle(bundle.folder).replaced == ()
+
+
 def test_the_command_says_what_it_takes(bundle):
     first = CliRunner().invoke(main, ["prepare", str(bundle.folder)])
     assert first.exit_code == 0, first.output

@@ -122,10 +122,14 @@ class Prepared:
                 self._place(copy)
 
     def replace_original(self) -> None:
-        """Remove the bundle's own weights: the copy holds them. Raises BundleError if it is not usable."""
+        """Remove the bundle's own weights: the copy holds them. Raises BundleError if it is not usable or
+        damaged.
+        """
         with self._alone():
             if not self.usable:
                 raise BundleError(f"{self.bundle.folder}: prepare it before its weights are removed")
+            if reason := self.damaged():
+                raise BundleError(f"{reason}; remove {self.path.parent} and run `edgert prepare` again")
             others = [name for name in self.bundle.manifest.graphs if name != self.graph]
             removed = [DATA, GENAI_GRAPH, *others]
             save_text(self.bundle.path(REPLACED), json.dumps(removed))
