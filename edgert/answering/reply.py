@@ -130,8 +130,13 @@ class Stopwatch:
         )
 
 
-def cut_notice(timings: Timings, context: int) -> str:
-    """A line for people: why an answer stopped before its end."""
+def cut_notice(reply: Reply, context: int) -> str:
+    """A line for people: why an answer stopped before its end; empty if it did not."""
+    timings = reply.timings
+    if reply.finish_reason == "loop":
+        return "(stopped: it only repeats itself; try --temperature 0.6, or ask otherwise)"
+    if reply.finish_reason != "length":
+        return ""
     if timings.prompt_tokens + timings.answer_tokens >= context:
         return f"(cut off: the context of {context} tokens is full; --context makes it larger)"
     return f"(cut off after {timings.answer_tokens} tokens, as asked)"

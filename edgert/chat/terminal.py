@@ -11,7 +11,7 @@ from typing import cast
 import click
 
 from edgert.answering.conversation import Content
-from edgert.answering.reply import Chunk, Reply, Timings, cut_notice
+from edgert.answering.reply import Chunk, Timings, cut_notice
 from edgert.answering.request import Options
 from edgert.errors import EdgertError, PromptTooLong, UsageError
 from edgert.model import Model
@@ -75,15 +75,9 @@ class Chat:
             click.echo("  (stopped)")
             return chunk.timings if chunk else None
         click.echo()
-        self._say_why_it_ends(stream.reply)
+        if notice := cut_notice(stream.reply, self._model.context):
+            click.echo(notice, err=True)
         return stream.reply.timings
-
-    def _say_why_it_ends(self, reply: Reply) -> None:
-        """Unless the model ended its answer itself."""
-        if reply.finish_reason == "loop":
-            click.echo("(stopped: it only repeats itself; try --temperature 0.6, or ask otherwise)", err=True)
-        if reply.finish_reason == "length":
-            click.echo(cut_notice(reply.timings, self._model.context), err=True)
 
     def _handle(self, line: str) -> None:
         if not line.strip():

@@ -68,8 +68,8 @@ def generate(
     for chunk in stream:
         click.echo(chunk.text, nl=False)
     click.echo()
-    if chunk.finish_reason == "length":
-        click.echo(cut_notice(chunk.timings, model.context), err=True)
+    if notice := cut_notice(stream.reply, model.context):
+        click.echo(notice, err=True)
 
 
 def _reply_json(reply: Reply) -> dict[str, Any]:

@@ -55,6 +55,11 @@ def sampling_options(command: Command) -> Command:
             click.option(
                 "--stop", multiple=True, help="End the answer before this text. May be given more than once."
             ),
+            click.option(
+                "--stop-loops/--no-stop-loops",
+                default=None,
+                help="End an answer that only repeats itself. Default: chat does, generate doesn't.",
+            ),
         )
     ):
         command = option(command)
