@@ -165,6 +165,12 @@ def test_sampling_defaults_are_the_models_own(tmp_path):
     assert model.request(temperature=0.0).sampling.top_p == 0.95
 
 
+def test_a_top_k_of_minus_one_is_off(tmp_path):
+    generation = {"do_sample": True, "temperature": 0.6, "top_k": -1}
+    source = tiny.write(tmp_path / "c", tiny.Tiny(generation=generation))
+    assert edgert.load(export(source, tmp_path / "b", ExportOptions(verify=False)).folder).sampling.top_k == 0
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -260,7 +260,7 @@ def _generation(
         eos_token=token_text(files.config, "eos_token") or "",
         add_bos=bool(files.config.get("add_bos_token", False)) and bos is not None,
         temperature=float(generation.get("temperature") or 1.0) if sampled else 0.0,
-        top_k=int(generation.get("top_k") or 0) if sampled else 0,
+        top_k=max(0, int(generation.get("top_k") or 0)) if sampled else 0,  # -1 is off in vLLM
         top_p=float(generation.get("top_p") or 1.0) if sampled else 1.0,
         min_p=float(generation.get("min_p") or 0.0) if sampled else 0.0,
         repetition_penalty=float(generation.get("repetition_penalty") or 1.0),
