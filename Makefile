@@ -15,9 +15,9 @@ chat: $(VENV)/export.stamp
 test: $(VENV)/test.stamp
 	$(BIN)/python -m pytest -m "not parity and not webgpu and not arm64"
 
-# The NumPy reference of the tests against transformers: heavy, needs torch.
+# The NumPy reference of the tests against transformers, merged adapters against PEFT: heavy, needs torch.
 test-parity: $(VENV)/parity.stamp
-	$(BIN)/python -m pytest tests/test_transformers.py
+	$(BIN)/python -m pytest tests/test_transformers.py tests/test_peft.py
 
 # The WebGPU plugin without a GPU: Debian's chromium brings SwiftShader, a Vulkan driver in software.
 SWIFTSHADER := /usr/lib/chromium/vk_swiftshader_icd.json

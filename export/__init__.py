@@ -32,6 +32,7 @@ class ExportOptions:
     `kv` "int8" adds a graph that caches keys and values in 8 bits, and makes it the default; None
     adds it where a device wants it. `target_size`, bytes of all matrices, and `max_kl`, nats per token, bound
     what `mixed` may take; `max_kl` makes any other export fail above it.
+    `adapters`: folders of PEFT LoRAs, merged into the checkpoint one after the other.
     `calibrate` False rounds every weight to the nearest step, which is quicker and loses more.
     `calibration`: a text instead of the built-in sample. `verify`: measure the bundle at the end.
     """
@@ -49,6 +50,7 @@ class ExportOptions:
     calibrate: bool = True
     calibration: Path | None = None
     verify: bool = True
+    adapters: tuple[Path, ...] = ()
 
     def __post_init__(self) -> None:
         if self.quant == "mixed" and self.target_size is None and self.max_kl is None:
@@ -84,8 +86,9 @@ def export(
         raise UsageError("--via optimum is not built yet: use auto or direct")
     profiles = tuple(devices.load(name) for name in dict.fromkeys(options.devices or (devices.DEFAULT,)))
     place = destination(folder)
-    if place.real in (source.resolve(), *source.resolve().parents):
-        raise UsageError(f"{source} lies inside {folder}: export to another place")
+    for read in (source, *options.adapters):
+        if place.real in (read.resolve(), *read.resolve().parents):
+            raise UsageError(f"{read} lies inside {folder}: export to another place")
     with place.written_aside(force=options.force) as aside:
         checkpoint = sources.open_checkpoint(source)
         name = options.name or folder.name or place.real.name

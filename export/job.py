@@ -15,6 +15,7 @@ from edgert.errors import EdgertWarning, FidelityError, UsageError
 
 from . import DEFAULT_MAX_CONTEXT, ExportOptions, Progress
 from .checkpoint import Checkpoint
+from .checkpoint.adapter import merged
 from .checkpoint.basis import rotated
 from .checkpoint.sampling import thinks
 from .checkpoint.spec import ModelSpec
@@ -220,7 +221,11 @@ def open_job(
     name: str,
     progress: Progress,
 ) -> Job:
-    """Settles the context, and with it which factors of a LongRoPE model apply. Raises UsageError."""
+    """Merges adapters and settles the context, and with it which factors of a LongRoPE model apply.
+
+    Raises UsageError, CheckpointError.
+    """
+    checkpoint = merged(checkpoint, options.adapters)
     context = _context(options.max_context, checkpoint.spec)
     spec = replace(checkpoint.spec, rope=checkpoint.spec.rope.settled(context))
     return Job(replace(checkpoint, spec=spec), options, profiles, name, progress, context)

@@ -34,6 +34,7 @@ def measured(format_3):
     path = format_3 / "edgert.json"
     table = json.loads(path.read_text("utf-8"))
     table |= {"format_version": 4, "requires": []}
+    table["origin"]["adapters"] = []
     path.write_text(json.dumps(table), "utf-8")
     return format_3, table
 

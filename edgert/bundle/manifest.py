@@ -120,10 +120,15 @@ class GenerationDefaults:
 
 @dataclass(frozen=True)
 class Origin:
-    """Where the weights come from and under which licence."""
+    """Where the weights come from and under which licence; `adapters`: merged into them, in this order."""
 
     source: str
     license: str | None = None
+    adapters: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        merged = "".join(f" + {name}" for name in self.adapters)
+        return f"{self.source}{merged}, licence {self.license or 'not stated'}"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,6 +25,14 @@ if TYPE_CHECKING:
     help="Kind of machine it is for; `edgert devices` lists them. May be given more than once: one bundle "
     "then serves them all.",
 )
+@click.option(
+    "--adapter",
+    "adapters",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    help="Folder of a LoRA, a small addition to the model's weights, as PEFT saves it; it is merged into "
+    "them. May be given more than once.",
+)
 @quant_options
 @click.option(
     "--max-context",
@@ -47,6 +55,7 @@ def export(checkpoint: Path, bundle: Path, as_json: bool, **options: Any) -> Non
     \b
     edgert export ./my-student ./my-bundle
     edgert export model-Q4_K_M.gguf ./my-bundle --max-context 8192
+    edgert export ./my-student ./my-bundle --adapter ./my-lora
     edgert export ./my-student ./small --quant mixed --target-size 1.2GB --kv int8
 
     CHECKPOINT is a model as it was trained: a folder as Hugging Face writes it, or a GGUF file. BUNDLE is the

@@ -47,7 +47,7 @@ def _info_text(bundle: Bundle) -> str:
         ("context", f"up to {model.context} tokens, of KV cache per 1,000: {_kv_sizes(manifest)}"),
         ("weights", _weights_text(manifest.quantization)),
         ("devices", ", ".join(manifest.devices)),
-        ("origin", f"{manifest.origin.source}, licence {manifest.origin.license or 'not stated'}"),
+        ("origin", str(manifest.origin)),
         ("defaults", f"temperature {manifest.generation.temperature}, top_p {manifest.generation.top_p}"),
         ("written by", f"edgert {manifest.edgert}, format {manifest.format_version}"),
         ("size", f"{bundle.size / 1e6:.0f} MB in {len(bundle.present)} files"),

@@ -38,6 +38,8 @@ NAMES = {
     "qkv": "self_attn.qkv_proj",
     "gate_up": "mlp.gate_up_proj",
 }
+MATRICES = ("q", "k", "v", "o", "gate", "up", "down")  # of a layer
+FUSED = {"qkv": ("q", "k", "v"), "gate_up": ("gate", "up")}
 DTYPES = ("F32", "F16", "BF16")
 
 
@@ -86,6 +88,21 @@ def name_in_file(name: str) -> str:
     return f"{layer}{NAMES[short]}.{kind}"
 
 
+def matrix_modules(spec: ModelSpec) -> dict[str, tuple[str, ...]]:
+    """Matrices of all layers by the names of transformers' modules, and the tensors that make up each.
+
+    `model.layers.3.self_attn.q_proj` is `layers.3.q.weight`; a fused one is several, from top to bottom.
+    """
+    kinds = ("qkv", "o", "gate_up", "down") if FAMILIES[spec.family].fused else MATRICES
+    modules = {}
+    for layer in range(spec.num_layers):
+        for kind in kinds:
+            parts = FUSED.get(kind, (kind,))
+            module = name_in_file(f"layers.{layer}.{kind}.weight").removesuffix(".weight")
+            modules[module] = tuple(f"layers.{layer}.{part}.weight" for part in parts)
+    return modules
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file. Raises CheckpointError."""
     try:
@@ -118,17 +135,24 @@ def _optional_json(path: Path) -> dict[str, Any]:
 def _file_tensors(folder: Path) -> dict[str, StoredTensor]:
     tensors: dict[str, StoredTensor] = {}
     for path in _shards(folder):
-        try:
-            with safe_open(path, framework="np") as file:
-                for key in file.keys():  # noqa: SIM118 - not a dict
-                    view = file.get_slice(key)
-                    if view.get_dtype() not in DTYPES:
-                        raise CheckpointError(
-                            f"{path}: tensor '{key}' is {view.get_dtype()}; supported: {', '.join(DTYPES)}"
-                        )
-                    tensors[key] = SafetensorsTensor(path, key, tuple(view.get_shape()))
-        except (SafetensorError, OSError) as error:
-            raise CheckpointError(f"{path}: {error}") from error
+        tensors |= stored_tensors(path)
+    return tensors
+
+
+def stored_tensors(path: Path) -> dict[str, StoredTensor]:
+    """The tensors of a safetensors file; only its header is read. Raises CheckpointError."""
+    tensors: dict[str, StoredTensor] = {}
+    try:
+        with safe_open(path, framework="np") as file:
+            for key in file.keys():  # noqa: SIM118 - not a dict
+                view = file.get_slice(key)
+                if view.get_dtype() not in DTYPES:
+                    raise CheckpointError(
+                        f"{path}: tensor '{key}' is {view.get_dtype()}; supported: {', '.join(DTYPES)}"
+                    )
+                tensors[key] = SafetensorsTensor(path, key, tuple(view.get_shape()))
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path}: {error}") from error
     return tensors
 
 
