@@ -35,6 +35,8 @@ def measured(format_3):
     table = json.loads(path.read_text("utf-8"))
     table |= {"format_version": 4, "requires": []}
     table["origin"]["adapters"] = []
+    for graph in table["graphs"].values():
+        graph["cache"] = "shared"
     path.write_text(json.dumps(table), "utf-8")
     return format_3, table
 
@@ -86,6 +88,17 @@ def test_what_a_bundle_requires_is_named_before_anything_else_is_read(measured, 
     write(folder, {**table, "requires": ["adapters"]})
     monkeypatch.setattr(manifests, "FEATURES", frozenset({"adapters"}))
     assert open_bundle(folder).manifest.requires == ("adapters",)
+
+
+def test_a_cache_that_grows_is_required_by_name(measured):
+    """An older edgert must refuse such a bundle instead of feeding it what its graph doesn't have."""
+    folder, table = measured
+    table["graphs"]["model.onnx"]["cache"] = "growing"
+    write(folder, table)
+    with pytest.raises(BundleError, match=r"graphs\.model\.onnx\.cache: growing without 'growing-cache'"):
+        open_bundle(folder)
+    write(folder, {**table, "requires": ["growing-cache"]})
+    assert open_bundle(folder).manifest.graphs["model.onnx"].cache == "growing"
 
 
 def test_what_is_written_is_what_is_read(measured):

@@ -19,8 +19,16 @@ SEQLENS_K = "seqlens_k"  # int32 (batch,): tokens in the cache after this run, m
 TOTAL_SEQUENCE_LENGTH = "total_sequence_length"  # int32 scalar: the same, not minus one
 LOGITS_POSITIONS = "logits_positions"  # int64 (wanted,): whose logits to compute, counted in this run
 
-# What onnxruntime-genai feeds instead; it gets the logits of the last position.
+# What onnxruntime-genai feeds instead; it gets the logits of the last position. A graph whose cache grows is
+# fed them, too, with positions where it has that input, and logits_positions as above.
 ATTENTION_MASK = "attention_mask"  # int64 (batch, total)
+POSITION_IDS = "position_ids"  # int64 (batch, sequence)
+
+# How `present` relates to `past`: the same memory, written in place, or an array of its own, longer by the
+# tokens of the run: (batch, KV heads, total, head_dim).
+SHARED = "shared"
+GROWING = "growing"
+CACHES = (SHARED, GROWING)
 
 POSITION_IDS = "position_ids"  # int64 (batch, sequence): where the graph of another exporter asks for it
 

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Annotated, TypeAlias
 
 from edgert.bundle.files import DATA, TOKENIZER, FileFacts, FileName
-from edgert.bundle.graph_io import KV_KINDS
+from edgert.bundle.graph_io import CACHES, GROWING, KV_KINDS, SHARED
 from edgert.bundle.record import Between, Invalid, Matching, NotEmpty, OneOf, read_record
 from edgert.errors import BundleError
 
 FORMAT_VERSION = 4
 READ = (3, 4)  # what this edgert reads: 4 may have files in folders, and says what it requires
-FEATURES: frozenset[str] = frozenset()  # what `requires` may name here; format 4 began without any
+GROWING_CACHE = "growing-cache"  # what a bundle requires with a graph whose cache grows
+FEATURES = frozenset({GROWING_CACHE})  # what `requires` may name here; format 4 began without any
 FORMS = ("blocks8", "blocks4", "rows8", "fp32")  # how a graph reads most of its weights
 
 Count: TypeAlias = Annotated[int, Between(0, 1 << 40)]
@@ -89,13 +90,14 @@ class Fidelity:
 @dataclass(frozen=True)
 class GraphFacts:
     """One graph of a bundle: how it reads most weights, one of FORMS, and for which devices, how it caches
-    keys and values, one of KV_KINDS, and its measured fidelity, if it was measured.
+    keys and values, one of KV_KINDS, and its measured fidelity, if it was measured. `cache`: one of CACHES.
     """
 
     form: Annotated[str, OneOf(FORMS)]
     devices: tuple[str, ...]
     kv: Annotated[str, OneOf(KV_KINDS)]
     fidelity: Fidelity | None = None
+    cache: Annotated[str, OneOf(CACHES)] = SHARED
 
 
 @dataclass(frozen=True)
@@ -231,6 +233,11 @@ def _check_together(manifest: Manifest) -> None:
         )
     if bos is not None and bos >= model.vocab_size:
         raise Invalid(("generation", "bos_token_id"), f"{bos} is not among {model.vocab_size} tokens")
+    growing = [name for name, facts in manifest.graphs.items() if facts.cache == GROWING]
+    if growing and GROWING_CACHE not in manifest.requires:
+        raise Invalid(
+            ("graphs", growing[0], "cache"), f"{GROWING} without {GROWING_CACHE!r} among what is required"
+        )
     for name in (DATA, TOKENIZER, *manifest.graphs):
         if name not in manifest.files:
             raise Invalid(("files", name), "missing")
