@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import queue
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from numbers import Integral
 from pathlib import Path
@@ -13,11 +13,11 @@ from types import TracebackType
 from typing import Any, Self, SupportsInt, TypeAlias, Unpack
 
 from edgert import devices
-from edgert.answering.answer import Answer, Asked, Delivery, Ended, Score, ignore
+from edgert.answering.answer import Answer, Asked, Ended, Score, ignore
 from edgert.answering.conversation import Conversation
-from edgert.answering.reply import Chunk, Reply
+from edgert.answering.reply import Reply
 from edgert.answering.request import Options, Request, request
-from edgert.answering.stream import AsyncStream, Stream, delivery_to, wait_for
+from edgert.answering.stream import AsyncStream, Stream, wait_for, waker
 from edgert.bundle import CHAT_TEMPLATE, Bundle, open_bundle
 from edgert.engine import loading, memory
 from edgert.engine.decoder import Logits
@@ -67,8 +67,7 @@ class Model:
         self._prompts = PromptEncoder(self.tokenizer, self.template) if self.template else None
         self.sampling = _default_sampling(bundle)
         self._vocab = bundle.manifest.model.vocab_size
-        self._engine = Engine(loaded.decoder)
-        self._worker = Worker(self._engine)
+        self._worker = Worker(Engine(loaded.decoder))
         memory.give_back()
 
     def stream(self, prompt: Prompt, **options: Unpack[Options]) -> Stream:
@@ -106,8 +105,8 @@ class Model:
         outcome: queue.SimpleQueue[tuple[BaseException | None, bool]] = queue.SimpleQueue()
         score = Score(len(tokens), self._vocab, lambda *ended: outcome.put(ended))
         sequence = Sequence(tokens, score, fresh=True)
-        self._submit(sequence)
         try:
+            self._worker.submit(sequence)
             error, cancelled = wait_for(outcome)
         except BaseException:
             self._worker.cancel(sequence)
@@ -139,8 +138,9 @@ class Model:
         return Conversation(self, system, messages, options)
 
     def close(self) -> None:
-        """End all answers, as cancelled, and give the memory back. The model can't be used after that."""
+        """End all answers, as cancelled, and let go of graph and caches. Nothing can be asked after that."""
         self._worker.close()
+        memory.give_back()
 
     def __enter__(self) -> Self:
         return self
@@ -152,7 +152,7 @@ class Model:
 
     def __repr__(self) -> str:
         name, scheme = self.bundle.manifest.name, self.bundle.manifest.quantization.scheme
-        state = ", closed" if self._worker.closed else ""
+        state = "" if self._worker.engine else ", closed"
         return (
             f"<edgert.Model {name}: {scheme}, {self.profile.name}, context {self.context}, "
             f"{self.conversations} conversations at once{state}>"
@@ -164,21 +164,25 @@ class Model:
         """`stream` with a checked request. `owner` gets the KV cache of its last request again, unless others
         needed it; `ended` is called when the answer ends, see `Answer`.
         """
-        chunks: queue.SimpleQueue[Chunk | BaseException] = queue.SimpleQueue()
-        sequence, answer = self._begin(prompt, request, chunks.put, owner, ended)
-        return Stream(self._worker, sequence, answer, chunks)
+        woken: queue.SimpleQueue[None] = queue.SimpleQueue()
+        sequence, answer = self._prepare(prompt, request, lambda: woken.put(None), owner, ended)
+        stream = Stream(self._worker, sequence, answer, woken)  # first: dropped, it cancels the sequence
+        self._worker.submit(sequence)
+        return stream
 
     def open_astream(
         self, prompt: Prompt, request: Request, owner: object | None = None, ended: Ended = ignore
     ) -> AsyncStream:
         """`astream` with a checked request; see `open_stream`."""
-        chunks: asyncio.Queue[Chunk | BaseException] = asyncio.Queue()
-        deliver = delivery_to(asyncio.get_running_loop(), chunks)
-        sequence, answer = self._begin(prompt, request, deliver, owner, ended)
-        return AsyncStream(self._worker, sequence, answer, chunks)
+        woken = asyncio.Event()
+        wake = waker(asyncio.get_running_loop(), woken)
+        sequence, answer = self._prepare(prompt, request, wake, owner, ended)
+        stream = AsyncStream(self._worker, sequence, answer, woken)
+        self._worker.submit(sequence)
+        return stream
 
-    def _begin(
-        self, prompt: Prompt, request: Request, deliver: Delivery, owner: object | None, ended: Ended
+    def _prepare(
+        self, prompt: Prompt, request: Request, wake: Callable[[], None], owner: object | None, ended: Ended
     ) -> tuple[Sequence, Answer]:
         tokens, text = self._read(prompt, request.special_tokens)
         room = self.context - len(tokens)
@@ -186,15 +190,8 @@ class Model:
             raise PromptTooLong(len(tokens), self.context)
         limit = min(room, request.max_tokens or room)
         asked = Asked(tokens, text, limit, self.bundle.manifest.generation.eos_token_ids)
-        answer = Answer(asked, request, Sampler(request.sampling, self._vocab), deliver, ended)
-        sequence = Sequence(tokens, answer, owner, fresh=request.fresh)
-        self._submit(sequence)
-        return sequence, answer
-
-    def _submit(self, sequence: Sequence) -> None:
-        if self._worker.closed:
-            raise UsageError("the model is closed: load it again")
-        self._worker.submit(sequence)
+        answer = Answer(asked, request, Sampler(request.sampling, self._vocab), wake, ended)
+        return Sequence(tokens, answer, owner, fresh=request.fresh), answer
 
     def _read(self, prompt: Prompt, special_tokens: bool) -> tuple[list[int], TokenStream]:
         """Token ids of a prompt, and a stream for the text after them: a conversation's answer begins afresh,

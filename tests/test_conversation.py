@@ -92,7 +92,7 @@ def test_the_system_prompt_goes_first(model):
 
 def test_a_second_question_waits_for_the_first_answer(chat):
     stream = chat.send("fox", max_tokens=100)
-    with pytest.raises(edgert.UsageError, match="still answering: read its stream to the end, or stop it"):
+    with pytest.raises(edgert.UsageError, match="still answering: read its stream to the end, or call stop"):
         chat.send("dog")
     stream.stop()
     list(chat.send("dog"))
@@ -153,6 +153,29 @@ def test_saved_and_loaded(model, chat, tmp_path):
     with pytest.raises(edgert.UsageError, match="not a saved conversation|must have a 'role'"):
         other.load(tmp_path / "talk.json")
     assert other.messages == chat.messages
+
+
+def test_turns_that_are_cleared_while_a_question_waits_get_no_answer(chat):
+    stream = chat.send("fox", max_tokens=100)
+    chat.turns.clear()
+    assert stream.reply.tokens
+    assert chat.turns == []
+    stream = chat.send("dog", max_tokens=100)
+    chat.turns.clear()
+    chat.stop()
+    assert stream.reply.finish_reason == "cancelled" and chat.turns == []
+
+
+def test_loading_waits_for_the_end_of_an_answer(chat, tmp_path):
+    chat.save(tmp_path / "empty.json")
+    chat.system = "be brief"
+    stream = chat.send("fox", max_tokens=100)
+    with pytest.raises(edgert.UsageError, match="still answering"):
+        chat.load(tmp_path / "empty.json")
+    assert chat.system == "be brief"
+    stream.close()
+    chat.load(tmp_path / "empty.json")
+    assert chat.messages == []
 
 
 def test_the_last_question_can_be_taken_back(chat):

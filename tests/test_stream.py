@@ -3,8 +3,10 @@
 import asyncio
 import gc
 import itertools
+import os
 import threading
 import time
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -12,7 +14,9 @@ import pytest
 
 import edgert
 from edgert.answering.answer import MOST_UNREAD
+from edgert.engine.decoder import STRIDE, chunk_sizes
 from edgert.engine.engine import SHARED_CHUNK
+from edgert.engine.worker import Worker
 
 QUESTIONS = ["fox", "the lazy dog", "quick", "brown fox jumps", "over", "the", "jumps", "lazy"]
 
@@ -27,13 +31,13 @@ def own(bundles):
 @pytest.fixture
 def counted(own, monkeypatch):
     """The model, and the sizes of the runs that it computes: (rows, tokens)."""
-    runs, run = [], own._engine.decoder.runner._session.run
+    runs, run = [], own._worker.engine.decoder.runner._session.run
 
     def note(binding, stop=None):
         runs.append(binding._alive["input_ids"].shape())
         run(binding, stop)
 
-    monkeypatch.setattr(own._engine.decoder.runner._session, "run", note)
+    monkeypatch.setattr(own._worker.engine.decoder.runner._session, "run", note)
     return own, runs
 
 
@@ -64,6 +68,30 @@ def test_sampled_answers_too(own):
     with ThreadPoolExecutor(8) as pool:
         replies = pool.map(lambda q: own.generate(q, max_tokens=24, logprobs=2, **settings), QUESTIONS)
         assert [reply.tokens for reply in replies] == alone
+
+
+def test_no_chunk_leaves_a_token_alone():
+    for count in range(2, 400):
+        for chunk in (7, 13, SHARED_CHUNK, 256):
+            sizes = list(chunk_sizes(count, chunk))
+            assert sum(sizes) == count and max(sizes) <= chunk
+            assert all(size > 1 and size % STRIDE != 1 for size in sizes), (count, chunk, sizes)
+
+
+@pytest.mark.parametrize("count", [33, 65, 97, 129, 161])
+def test_a_prompt_is_read_alike_however_it_is_cut(own, count):
+    """Kernels leave a rest at these lengths: in one run, in chunks beside others, after a cached prefix."""
+    prompt = (np.arange(count) * 7 % 300 + 5).tolist()
+    alone = own.generate(prompt, max_tokens=3, logprobs=3, fresh=True).tokens
+    scores = own.logits(prompt)
+    for held in (2, 31, 32, 33, 63, count - 1):
+        own.generate([*prompt[:held], 9], max_tokens=1, fresh=True)
+        assert own.generate(prompt, max_tokens=3, logprobs=3).tokens == alone, held
+    talking = own.stream("fox", max_tokens=200)
+    next(talking)
+    assert own.generate(prompt, max_tokens=3, logprobs=3, fresh=True).tokens == alone
+    assert (own.logits(prompt) == scores).all()
+    talking.close()
 
 
 def test_those_who_answer_share_their_steps(counted):
@@ -136,13 +164,13 @@ def test_leaving_costs_one_more_step_at_most(counted, leave):
 def test_a_prefill_is_stopped_at_once(counted):
     model, runs = counted
     release = threading.Event()
-    run = model._engine.decoder.runner._session.run
+    run = model._worker.engine.decoder.runner._session.run
 
     def slow(binding, stop=None):
         release.wait(5)
         run(binding, stop)
 
-    model._engine.decoder.runner._session.run = slow
+    model._worker.engine.decoder.runner._session.run = slow
     stream = model.stream(np.arange(250) % 100 + 5)
     time.sleep(0.05)
     stream.stop()
@@ -218,7 +246,7 @@ def test_an_error_reaches_the_one_who_reads(own, monkeypatch):
         raise edgert.DeviceError("the device has gone")
 
     with monkeypatch.context() as patch:
-        patch.setattr(type(own._engine.decoder), "decode", broken)
+        patch.setattr(type(own._worker.engine.decoder), "decode", broken)
         stream = own.stream("fox", max_tokens=5)
         next(stream)
         for _ in range(2):
@@ -249,20 +277,130 @@ def test_models_and_streams_tell_what_they_are(own):
     assert repr(stream) == "<Stream: 2 chunks read, finished>"
 
 
-def test_no_thread_is_left_when_nothing_is_asked(own):
+def test_whoever_waits_for_a_row_ends_the_pause_of_a_slow_reader(bundles):
+    """Inside a loop over one answer another is asked for, with room for one only."""
+    with edgert.load(bundles(), context=256, conversations=1) as model:
+        stream = model.stream("fox", max_tokens=150)
+        next(stream)
+        assert len(model.generate("dog", max_tokens=5).tokens) == 5
+        assert len(stream.reply.tokens) == 150
+
+
+def test_waiting_for_a_row_takes_no_time_of_the_processor(bundles):
+    with edgert.load(bundles(), context=256, conversations=1) as model:
+        stream = model.stream("fox", max_tokens=200)
+        next(stream)
+        time.sleep(0.3)  # paused by now
+        before = time.process_time()
+        time.sleep(0.5)
+        assert time.process_time() - before < 0.25
+        stream.close()
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+def test_an_interrupt_while_a_request_is_made_leaves_nothing(bundles, monkeypatch, after):
+    submit = Worker.submit
+
+    def interrupted(self, sequence):
+        if after:
+            submit(self, sequence)
+        raise KeyboardInterrupt
+
+    with edgert.load(bundles(), context=256, conversations=1) as model:
+        chat = model.conversation(max_tokens=5)
+        with monkeypatch.context() as patch:
+            patch.setattr(Worker, "submit", interrupted)
+            for ask in (model.stream, model.generate, chat.send):
+                with pytest.raises(KeyboardInterrupt):
+                    ask("fox", max_tokens=200)
+            with pytest.raises(KeyboardInterrupt):
+                model.logits([5, 6])
+        gc.collect()
+        assert len(chat.send("dog").reply.tokens) == 5
+        assert [turn["role"] for turn in chat.turns] == ["user", "assistant"]
+
+
+def test_an_interrupt_while_reading_stops_the_answer_and_loses_nothing(own, monkeypatch):
+    import edgert.answering.stream as reading
+
+    def interrupted(woken):
+        raise KeyboardInterrupt
+
+    chat = own.conversation()
+    stream = chat.send("fox", max_tokens=200)
+    with monkeypatch.context() as patch:
+        patch.setattr(reading, "wait_for", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            list(stream)
+    reply = stream.reply
+    assert reply.finish_reason == "cancelled" and len(reply.tokens) < 200
+    stream.close()
+    assert len(chat.send("dog", max_tokens=3).reply.tokens) == 3
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_consumer_that_fails_at_the_end_takes_nobody_with_it(own):
+    def fails(text):
+        raise ZeroDivisionError
+
+    stream = own.open_stream("fox", own.request(max_tokens=3), None, fails)
+    assert len(stream.reply.tokens) == 3
+    wait_until_idle()
+    assert len(own.generate("dog", max_tokens=3).tokens) == 3
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_forked_child_is_told_to_load_its_own(own):
     own.generate("fox", max_tokens=2)
+    child = os.fork()
+    if not child:
+        try:
+            own.generate("fox", max_tokens=2)
+        except edgert.UsageError as error:
+            os._exit(7 if "forked child" in str(error) else 1)
+        os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+
+
+def test_a_stream_that_outlives_its_loop_gives_the_row_back(bundles):
+    with edgert.load(bundles(), context=256, conversations=1) as model:
+
+        async def begin():
+            stream = model.astream("fox", max_tokens=200)
+            await anext(stream)
+            return stream
+
+        kept = asyncio.run(begin())
+        assert len(model.generate("dog", max_tokens=3).tokens) == 3
+        assert not kept.finished
+
+
+def test_a_closed_model_lets_go_of_everything(bundles):
+    with edgert.load(bundles()) as model:
+        stream = model.stream("fox", max_tokens=5)
+        assert stream.reply
+        gone = weakref.ref(model._worker.engine.decoder.runner)
+    gc.collect()
+    assert gone() is None and stream.reply
+
+
+def wait_until_idle():
     deadline = time.monotonic() + 10
     while any(thread.name == "edgert" for thread in threading.enumerate()):
         assert time.monotonic() < deadline
         time.sleep(0.01)
 
 
-def test_forgotten_models_give_their_memory_back(bundles):
-    import weakref
+def test_no_thread_is_left_when_nothing_is_asked(own):
+    own.generate("fox", max_tokens=2)
+    wait_until_idle()
 
+
+def test_forgotten_models_give_their_memory_back(bundles):
     model = edgert.load(bundles())
     model.generate("fox", max_tokens=2)
-    gone = weakref.ref(model._engine)
+    gone = weakref.ref(model._worker.engine)
     del model
     deadline = time.monotonic() + 10
     while gone() is not None and time.monotonic() < deadline:

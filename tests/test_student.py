@@ -78,5 +78,5 @@ def test_a_long_prefill_is_left_within_a_chunk(student):
         time.sleep(0.2)
         stream.stop()
         assert stream.reply.finish_reason == "cancelled"
-        held = len(model._engine.decoder.slots[0])
+        held = len(model._worker.engine.decoder.slots[0])
         assert held < 2000 and (held - 100) % model.profile.prefill_chunk == 0  # whole chunks only

@@ -129,14 +129,14 @@ def test_every_operator_runs_on_the_gpu(exact, family, quant):
 def test_chunks_and_steps_equal_each_other(exact, gpu):
     whole = gpu.logits(IDS)
     assert distance(on_gpu(exact(), chunk=7).logits(IDS), whole) < 1e-5
-    decoder = gpu._engine.decoder
+    decoder = gpu._worker.engine.decoder
     slot = decoder.afresh()
     steps = [decoder.extend(slot, IDS[:80])[0], *(decoder.decode([slot], [t])[0].copy() for t in IDS[80:])]
     assert distance(np.array(steps), whole[79:]) < 1e-5
 
 
 def test_a_rewound_cache_equals_a_fresh_one(gpu):
-    decoder = gpu._engine.decoder
+    decoder = gpu._worker.engine.decoder
     fresh = decoder.extend(decoder.afresh(), IDS[:30])
     slot = decoder.afresh()
     decoder.extend(slot, IDS[:20] + IDS[40:60])
@@ -155,7 +155,7 @@ def test_a_second_turn_goes_on_from_the_first(exact, gpu):
 
 def test_keys_and_values_stay_on_the_gpu(gpu):
     """One buffer is past and present, on the device, and a step writes one row of it there."""
-    decoder = gpu._engine.decoder
+    decoder = gpu._worker.engine.decoder
     slot = decoder.afresh()
     decoder.extend(slot, IDS[:10])
     cache = decoder.runner.pool.view(0, 1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -17,7 +19,6 @@ from edgert.text.tokenizer import TokenStream
 
 MOST_UNREAD = 32  # chunks that may lie unread: a reader that stops reading stops the work
 
-Delivery = Callable[[Chunk | BaseException], None]
 Ended = Callable[[str | None], None]
 
 
@@ -40,7 +41,8 @@ class Asked:
 class Answer:
     """Samples, turns tokens to text and ends the answer: a consumer of logits, called by one thread.
 
-    `deliver` gets each chunk, the last one once the row is given back; or the error that ended it. `ended` is
+    `items` are the chunks so far; the last comes once the row is given back, or the error that ended it. They
+    stay there, so that a reader who is interrupted loses nothing. `wake` tells the reader of each. `ended` is
     called before that with all of the text: None after an error, or if it was cancelled before a token.
     """
 
@@ -51,30 +53,31 @@ class Answer:
         asked: Asked,
         request: Request,
         sampler: Sampler,
-        deliver: Delivery,
+        wake: Callable[[], None],
         ended: Ended = ignore,
     ) -> None:
         self._asked = asked
         self._sampler = sampler
-        self._deliver = deliver
+        self._wake = wake
         self._ended = ended
         self._history = History(asked.tokens)
         self._stops = StopMatcher(request.stop)
         self._loops = LoopDetector() if request.stop_loops else None
         self._watch = Stopwatch(len(asked.tokens))
-        self._shown: list[str] = []
         self._reason: FinishReason | None = None
-        self._delivered = self._read = 0
+        self.items: list[Chunk | BaseException] = []
+        self.over = threading.Event()
+        self._read = 0
 
     @property
     def ready(self) -> bool:
         """Whether the reader keeps up."""
-        return self._delivered - self._read < MOST_UNREAD
+        return len(self.items) - self._read < MOST_UNREAD
 
-    def was_read(self) -> bool:
-        """The reader has taken a chunk; whether the work had stopped for it."""
-        self._read += 1
-        return self._delivered - self._read == MOST_UNREAD - 1
+    def was_read(self, count: int) -> bool:
+        """The reader has taken so many chunks; whether the work may have stopped for it."""
+        self._read = count
+        return len(self.items) - count == MOST_UNREAD - 1
 
     def start(self, cached_tokens: int) -> None:
         """The prompt is being read."""
@@ -89,29 +92,30 @@ class Answer:
             return ()
         self._history.accept(token.id)
         text = self._stops.push(self._asked.text.push(token.id))
-        self._show(Chunk(text, token, self._watch.timings(len(self._history.answer))))
+        self.items.append(Chunk(text, token, self._watch.timings(len(self._history.answer))))
+        self._wake()
         self._reason = self._why_it_ends(token.id)
         return () if self._reason else (token.id,)
 
     def end(self, error: BaseException | None, cancelled: bool) -> None:
         """The last chunk, or the error."""
-        if error is not None:
-            self._ended(None)
-            self._deliver(error)
-            return
+        begun = self._reason or self.items
         timings = self._watch.timings(len(self._history.answer))
         last = Chunk(self._rest(), None, timings, self._reason or "cancelled")
-        self._ended("".join([*self._shown, last.text]) if self._shown or self._reason else None)
-        self._deliver(last)
+        try:
+            self._ended(self._text() + last.text if begun and error is None else None)
+        finally:
+            self.items.append(error or last)
+            self.over.set()
+            with contextlib.suppress(RuntimeError):  # a loop that is closed needs no waking
+                self._wake()
 
     def _rest(self) -> str:
         """Text that was held back and that nothing follows."""
         return "" if self._stops.matched else self._stops.push(self._asked.text.flush()) + self._stops.flush()
 
-    def _show(self, chunk: Chunk) -> None:
-        self._shown.append(chunk.text)
-        self._delivered += 1
-        self._deliver(chunk)
+    def _text(self) -> str:
+        return "".join(item.text for item in self.items if isinstance(item, Chunk))
 
     def _why_it_ends(self, token: int) -> FinishReason | None:
         if self._stops.matched:

@@ -70,21 +70,29 @@ class Conversation:
         before the first token, is forgotten. `options` override the conversation's own.
         Raises PromptTooLong, UsageError; also while an earlier answer is still being made.
         """
-        request = self._ask(content, options)
+        request, ended = self._ask(content, options)
         try:
-            return self._note(self._model.open_stream(self.messages, request, self, self._answered))
+            return self._note(self._model.open_stream(self.messages, request, self, ended))
         except BaseException:
-            self._forget_question()
+            ended(None)
             raise
 
     def asend(self, content: Content, **options: Unpack[Options]) -> AsyncStream:
-        """The same for a task of asyncio: `async for chunk in conversation.asend(...)`."""
-        request = self._ask(content, options)
+        """The same for a task of asyncio: `async for chunk in conversation.asend(...)`.
+
+        After an answer that was left, it waits until that has ended: a step of the engine at most.
+        """
+        request, ended = self._ask(content, options)
         try:
-            return self._note(self._model.open_astream(self.messages, request, self, self._answered))
+            return self._note(self._model.open_astream(self.messages, request, self, ended))
         except BaseException:
-            self._forget_question()
+            ended(None)
             raise
+
+    def stop(self) -> None:
+        """End the answer that is being made, if there is one. From any thread."""
+        if reading := self._current and self._current():
+            reading.stop()
 
     def clear(self) -> None:
         """Forget all turns, keep the system prompt."""
@@ -123,9 +131,11 @@ class Conversation:
         """Go on from messages that were saved. Where they can't be read, it raises UsageError and changes
         nothing.
         """
+        self._wait()
         try:
             messages = json.loads(Path(path).read_text("utf-8"))["messages"]
-            check_messages(messages)
+            if messages:
+                check_messages(messages)
         except OSError as error:
             raise UsageError(f"can't load {path}: {error}") from error
         except (ValueError, KeyError, TypeError) as error:
@@ -137,33 +147,33 @@ class Conversation:
         system = f", system {self.system!r}" if self.system else ""
         return f"<edgert.Conversation: {len(self.turns)} messages{system}>"
 
-    def _ask(self, content: Content, options: Options) -> Request:
+    def _ask(self, content: Content, options: Options) -> tuple[Request, Ended]:
+        """The request, and what is to be called when its answer has ended."""
         self._wait()
         merged: Options = {**self.options, **options}
         request = self._model.request(**merged)
-        self.turns.append({"role": "user", "content": content})
-        self._ended.clear()
-        return request
+        question = {"role": "user", "content": content}
+        self.turns.append(question)
+        self._ended = ended = threading.Event()
+        return request, lambda text: self._answered(question, ended, text)
 
     def _note(self, reading: AnyReading) -> AnyReading:
         self._current = weakref.ref(reading)
         return reading
 
-    def _answered(self, text: str | None) -> None:
-        """Called by the thread that computes."""
+    def _answered(self, question: dict[str, Any], ended: threading.Event, text: str | None) -> None:
+        """Called by the thread that computes. A question that was taken away meanwhile gets no answer."""
         if text is None:
-            self._forget_question()
-        else:
+            self.turns = [turn for turn in self.turns if turn is not question]
+        elif any(turn is question for turn in self.turns):
             self.turns.append({"role": "assistant", "content": text})
-        self._ended.set()
-
-    def _forget_question(self) -> None:
-        self.turns.pop()
-        self._ended.set()
+        ended.set()
 
     def _wait(self) -> None:
         """Until the work of an answer that nobody reads any more has ended: a step at most."""
         reading = self._current() if self._current else None
         if not self._ended.is_set() and reading is not None and not reading.stopped:
-            raise UsageError("this conversation is still answering: read its stream to the end, or stop it")
+            raise UsageError(
+                "this conversation is still answering: read its stream to the end, or call stop()"
+            )
         self._ended.wait()

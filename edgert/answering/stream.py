@@ -6,11 +6,11 @@ import asyncio
 import contextlib
 import queue
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from types import TracebackType
 from typing import Self, TypeVar
 
-from edgert.answering.answer import Answer, Delivery
+from edgert.answering.answer import Answer
 from edgert.answering.reply import Chunk, Reply, join
 from edgert.engine.sequence import Sequence
 from edgert.engine.worker import Worker
@@ -27,13 +27,13 @@ class Reading:
         self._worker = worker
         self._sequence = sequence
         self._answer = answer
-        self._chunks: list[Chunk] = []
-        self._error: BaseException | None = None
+        self._read = 0
 
     @property
     def finished(self) -> bool:
-        """Whether the last chunk, or an error, was read."""
-        return self._error is not None or bool(self._chunks and self._chunks[-1].finish_reason)
+        """Whether the last chunk, or the error that ended the answer, was read."""
+        last = self._answer.items[self._read - 1] if self._read else None
+        return isinstance(last, BaseException) or (last is not None and last.finish_reason is not None)
 
     @property
     def stopped(self) -> bool:
@@ -48,50 +48,59 @@ class Reading:
         self._worker.cancel(self._sequence)
 
     def __del__(self) -> None:
-        if not self.finished:
+        if not self._answer.over.is_set():
             self.stop()
 
     def __repr__(self) -> str:
         state = "finished" if self.finished else "answering"
-        return f"<{type(self).__name__}: {len(self._chunks)} chunks read, {state}>"
+        return f"<{type(self).__name__}: {self._read} chunks read, {state}>"
 
-    def _keep(self, item: Chunk | BaseException) -> Chunk:
-        """Note what was read; raises an error."""
-        if self._answer.was_read():
+    @property
+    def _unread(self) -> bool:
+        return self._read < len(self._answer.items)
+
+    def _next(self) -> Chunk:
+        """The next of the chunks that are there; raises an error."""
+        item = self._answer.items[self._read]
+        self._read += 1
+        if self._answer.was_read(self._read):
             self._worker.wake()
         if isinstance(item, BaseException):
-            self._error = item
             raise item
-        self._chunks.append(item)
         return item
 
     def _reply(self) -> Reply:
-        if self._error is not None:
-            raise self._error
-        return join(self._chunks)
+        *chunks, last = self._answer.items
+        if isinstance(last, BaseException):
+            raise last
+        return join([*(chunk for chunk in chunks if isinstance(chunk, Chunk)), last])
 
 
 class Stream(Reading, Iterator[Chunk]):
     """The chunks of one answer. It is made by a thread of the model's while you read.
 
-    For one reader; `stop` is for any thread. Leave it, close it or drop it, and the work stops.
+    For one reader; `stop` is for any thread. The work stops when the stream is closed (at the end of a `with`
+    block), when nothing refers to it any more, and when waiting for it is interrupted (Ctrl-C). It pauses
+    while some chunks lie unread.
     """
 
     def __init__(
-        self,
-        worker: Worker,
-        sequence: Sequence,
-        answer: Answer,
-        chunks: queue.SimpleQueue[Chunk | BaseException],
+        self, worker: Worker, sequence: Sequence, answer: Answer, woken: queue.SimpleQueue[None]
     ) -> None:
         super().__init__(worker, sequence, answer)
-        self._queue = chunks
+        self._woken = woken
 
     def __next__(self) -> Chunk:
         """The next chunk, as soon as it is there. Raises what ended the answer, such as DeviceError."""
         if self.finished:
             raise StopIteration
-        return self._keep(wait_for(self._queue))
+        try:
+            while not self._unread:
+                wait_for(self._woken)
+        except BaseException:
+            self.stop()
+            raise
+        return self._next()
 
     @property
     def reply(self) -> Reply:
@@ -103,9 +112,8 @@ class Stream(Reading, Iterator[Chunk]):
     def close(self) -> None:
         """Stop, and wait until the work has ended: at most one more token."""
         self.stop()
-        with contextlib.suppress(Exception):  # whoever closes a stream wants none of its errors
-            for _ in self:
-                pass
+        while not self._answer.over.wait(POLL_S):  # a wait without an end can't be interrupted on Windows
+            pass
 
     def __enter__(self) -> Self:
         return self
@@ -119,24 +127,24 @@ class Stream(Reading, Iterator[Chunk]):
 class AsyncStream(Reading, AsyncIterator[Chunk]):
     """The chunks of one answer, for a task of asyncio; the loop is never blocked.
 
-    Leaving the iteration, or cancelling the task that reads, stops the work.
+    The work stops when the stream is closed (at the end of an `async with` block), when nothing refers to it
+    any more, and when the task that reads it is cancelled. It pauses while some chunks lie unread.
     """
 
-    def __init__(
-        self, worker: Worker, sequence: Sequence, answer: Answer, chunks: asyncio.Queue[Chunk | BaseException]
-    ) -> None:
+    def __init__(self, worker: Worker, sequence: Sequence, answer: Answer, woken: asyncio.Event) -> None:
         super().__init__(worker, sequence, answer)
-        self._queue = chunks
+        self._woken = woken
 
     async def __anext__(self) -> Chunk:
         """The next chunk. Raises what ended the answer."""
         if self.finished:
             raise StopAsyncIteration
         try:
-            return self._keep(await self._queue.get())
-        except asyncio.CancelledError:
+            await self._wait(lambda: self._unread)
+        except BaseException:
             self.stop()
             raise
+        return self._next()
 
     async def reply(self) -> Reply:
         """The whole answer, with what is still to come. After `stop`, what there is of it."""
@@ -147,9 +155,7 @@ class AsyncStream(Reading, AsyncIterator[Chunk]):
     async def aclose(self) -> None:
         """Stop, and wait until the work has ended."""
         self.stop()
-        with contextlib.suppress(Exception):
-            async for _ in self:
-                pass
+        await self._wait(self._answer.over.is_set)
 
     async def __aenter__(self) -> Self:
         return self
@@ -159,15 +165,21 @@ class AsyncStream(Reading, AsyncIterator[Chunk]):
     ) -> None:
         await self.aclose()
 
+    async def _wait(self, reached: Callable[[], bool]) -> None:
+        while not reached():
+            self._woken.clear()
+            if reached():
+                return
+            await self._woken.wait()
 
-def delivery_to(loop: asyncio.AbstractEventLoop, chunks: asyncio.Queue[Chunk | BaseException]) -> Delivery:
-    """Puts chunks into a task's queue, from another thread; into none once the loop is closed."""
 
-    def deliver(item: Chunk | BaseException) -> None:
-        with contextlib.suppress(RuntimeError):
-            loop.call_soon_threadsafe(chunks.put_nowait, item)
+def waker(loop: asyncio.AbstractEventLoop, event: asyncio.Event) -> Callable[[], None]:
+    """Sets a task's event from another thread. Raises RuntimeError once the loop is closed."""
 
-    return deliver
+    def wake() -> None:
+        loop.call_soon_threadsafe(event.set)
+
+    return wake
 
 
 def wait_for(items: queue.SimpleQueue[Item]) -> Item:

@@ -15,6 +15,7 @@ from edgert.errors import PromptTooLong
 
 __all__ = ["Decoder", "Logits", "chunk_sizes", "open_decoder"]
 
+STRIDE = 32  # tokens, or rows, that the integer kernels take together: measured, see test_stream.py
 IDLE_ROWS_JOINED = 2  # a third as dear as a run of their own for the rows behind them
 
 
@@ -22,8 +23,8 @@ class Decoder:
     """Tokens in, logits out, over the rows of a KV cache. One thread at a time may use it.
 
     `slots` are its rows and what they hold. A row gives the same logits, bit for bit, whether it decodes
-    alone or with others, and however its tokens were cut into chunks of two or more. Other kernels read one
-    token alone, which round otherwise.
+    alone or with others, and however its tokens were cut by `chunk_sizes`. Other kernels read one token alone,
+    which round otherwise.
     """
 
     def __init__(self, runner: Runner, vocab: int, chunk: int) -> None:
@@ -95,7 +96,8 @@ class Decoder:
         for row in rows[1:]:
             idle = self.slots[last + 1 : row]
             full = any(len(slot) >= self.capacity for slot in idle)
-            if not self.runner.joins or full or len(idle) > IDLE_ROWS_JOINED:
+            apart = not self.runner.joins or full or len(idle) > IDLE_ROWS_JOINED
+            if apart or row - first >= STRIDE:
                 yield range(first, last + 1)
                 first = row
             last = row
@@ -107,10 +109,14 @@ class Decoder:
 
 
 def chunk_sizes(count: int, chunk: int) -> Iterator[int]:
-    """Cut `count` tokens into chunks, none of a single token unless there is only one: see `Decoder`."""
+    """Cut `count` tokens into chunks whose every token is computed alike, as long as they can be.
+
+    Kernels work on strides of STRIDE tokens and read one that is left over as they read one alone, which
+    rounds otherwise: no chunk leaves one, and none is of a single token unless that is all there is.
+    """
     while count > 0:
         size = min(chunk, count)
-        if count - size == 1 and size > 2:
+        while size > 2 and (size % STRIDE == 1 or count - size == 1):
             size -= 1
         yield size
         count -= size

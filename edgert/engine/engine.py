@@ -7,6 +7,7 @@ transformers' continuous batching, so a row is given back by one thread and once
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
 
 from edgert.engine.decoder import Decoder, Logits, chunk_sizes
@@ -41,8 +42,9 @@ class Engine:
     @property
     def can_step(self) -> bool:
         """Whether a step would do anything: not while every reader is far behind. For the stepping thread."""
-        present = [*self._waiting, *self._active]
-        return bool(self._arrived) or any(s.cancelled or s.consumer.ready for s in present)
+        if self._arrived or self._waiting:
+            return True
+        return any(sequence.cancelled or sequence.consumer.ready for sequence in self._active)
 
     def step(self) -> None:
         """Part with those who leave, admit those who wait, then compute."""
@@ -50,7 +52,8 @@ class Engine:
             self._waiting.append(self._arrived.popleft())
         self._drop_cancelled()
         self._admit()
-        ready = [sequence for sequence in self._active if sequence.consumer.ready]
+        # A slow reader pauses its answer, unless somebody waits for the row.
+        ready = [sequence for sequence in self._active if self._waiting or sequence.consumer.ready]
         answering = [sequence for sequence in ready if len(sequence.pending) == 1]
         reading = [sequence for sequence in ready if len(sequence.pending) > 1]
         if answering:
@@ -65,7 +68,8 @@ class Engine:
         while self._arrived:
             self._waiting.append(self._arrived.popleft())
         for sequence in [*self._waiting, *self._active]:
-            self._end(sequence, error)
+            with contextlib.suppress(Exception):  # that of the caller is raised
+                self._end(sequence, error)
 
     def _drop_cancelled(self) -> None:
         for sequence in [s for s in (*self._waiting, *self._active) if s.cancelled]:

@@ -90,15 +90,13 @@ class GraphSession:
 
     def run(self, binding: Binding, stop: RunOptions | None = None) -> None:
         """Compute once. Setting `stop.terminate` from another thread ends it within milliseconds: it raises
-        Stopped then. Raises DeviceError where a provider of its own package fails.
+        Stopped then. Raises DeviceError where it fails.
         """
         try:
             self._session.run_with_iobinding(binding.current(), stop)
         except Exception as error:
             if stop is not None and stop.terminate:
                 raise Stopped from error
-            if not self._copies:
-                raise
             raise DeviceError(f"{self._provider} fails: {str(error).splitlines()[0]}") from error
 
 

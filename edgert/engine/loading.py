@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
+from numbers import Integral
 
 from edgert import devices
 from edgert.bundle import Bundle
@@ -61,11 +62,12 @@ def load(
     """
     facts = bundle.manifest.model
     length = min(profile.context, facts.context) if context is None else context
-    if not 1 <= length <= facts.context:
-        raise UsageError(f"context must be between 1 and the bundle's {facts.context}, not {length}")
-    if conversations is not None and not 1 <= conversations <= MOST_CONVERSATIONS:
-        most = f"between 1 and {MOST_CONVERSATIONS}"
-        raise UsageError(f"conversations must be {most}, not {conversations}")
+    if not _whole(length) or not 1 <= length <= facts.context:
+        limits = f"a whole number between 1 and the bundle's {facts.context}"
+        raise UsageError(f"context must be {limits}, not {length!r}")
+    if conversations is not None and not (_whole(conversations) and 1 <= conversations <= MOST_CONVERSATIONS):
+        limits = f"a whole number between 1 and {MOST_CONVERSATIONS}"
+        raise UsageError(f"conversations must be {limits}, not {conversations!r}")
     loaded = _load(bundle, profile, length, kv, conversations=conversations, force=force)
     if on_cpu(profile) or _answers_right(bundle, loaded):
         return loaded
@@ -152,6 +154,10 @@ def _load(
         prepared.refresh(bundle, graph)
     rows = conversations or _affordable(wanted, profile)
     return load_graph(bundle, profile, graph, context, rows)
+
+
+def _whole(number: object) -> bool:
+    return isinstance(number, Integral) and not isinstance(number, bool)
 
 
 def _affordable(wanted: memory.MemoryPlan, profile: DeviceProfile) -> int:

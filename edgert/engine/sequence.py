@@ -72,6 +72,7 @@ class Sequence:
 
     def read(self) -> RunOptions:
         """Options of the run that reads its next chunk, its own: a late stop must hit no later run."""
-        self._reading = RunOptions()
-        self._reading.terminate = self.cancelled
-        return self._reading
+        self._reading = options = RunOptions()
+        if self.cancelled:  # never set back: `cancel` may come at any moment
+            options.terminate = True
+        return options

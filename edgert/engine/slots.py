@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from edgert.engine.runner import Runner
 
+WORTH_KEEPING = 256  # tokens that are not overwritten while another row will do
 FORK_TOKENS = 32  # a prefix this much longer in another row is copied: milliseconds instead of a prefill
 # The last tokens of a prompt are always read again, since their logits are wanted, and never one alone: the
 # kernels round otherwise for one token than for several, and an answer must not depend on what was cached.
@@ -42,10 +43,14 @@ class Slot:
 
     def common_prefix(self, tokens: Sequence[int]) -> int:
         """How many tokens at the start are in the row already."""
-        for i, (held, wanted) in enumerate(zip(self.tokens, tokens, strict=False)):
-            if held != wanted:
-                return i
-        return min(len(self.tokens), len(tokens))
+        same, unknown = 0, min(len(self.tokens), len(tokens)) + 1
+        while unknown - same > 1:  # halves are compared as lists, far quicker than one by one
+            middle = (same + unknown) // 2
+            if self.tokens[same:middle] == list(tokens[same:middle]):
+                same = middle
+            else:
+                unknown = middle
+        return same
 
 
 class Slots:
@@ -65,13 +70,14 @@ class Slots:
         """A row for these tokens, rewound to what it holds of their beginning; None if all are at work.
 
         An `owner` (a conversation) gets its own row again, unless it was needed in the meantime. Others take
-        the row that holds most of their beginning, of those that nobody owns; at last the one that was idle
-        for longest. A longer beginning in another row, busy or not, is copied. `fresh`: reuse nothing.
+        a row that nobody owns: the one that holds most of their beginning and loses little by it, so that
+        one short prompt after another stays in one row; else the one that was idle for longest. A longer
+        beginning in another row, busy or not, is copied. `fresh`: reuse nothing.
         """
         free = [slot for slot in self._slots if not slot.busy]
         if not free:
             return None
-        slot = self._choose(free, tokens, owner)
+        slot = self._choose(free, () if fresh else tokens, owner)
         reusable = 0 if fresh else self._fetch_prefix(slot, tokens)
         slot.rewind(max(0, min(reusable, len(tokens) - READ_AGAIN)))
         slot.busy, slot.owner = True, owner
@@ -87,9 +93,11 @@ class Slots:
             if owner is not None and slot.owner is owner:
                 return slot
         unowned = [slot for slot in free if slot.owner is None]
-        if unowned:
-            return max(unowned, key=lambda slot: (slot.common_prefix(tokens), -slot.row))
-        return min(free, key=lambda slot: slot.released)
+        common = {slot: slot.common_prefix(tokens) for slot in unowned}
+        cheap = [slot for slot in unowned if len(slot) - common[slot] < WORTH_KEEPING]
+        if cheap:
+            return max(cheap, key=lambda slot: (common[slot], -slot.row))
+        return min(unowned or free, key=lambda slot: slot.released)
 
     def _fetch_prefix(self, slot: Slot, tokens: Sequence[int]) -> int:
         """How much of the beginning the row holds, after copying it from where there is more of it."""

@@ -3,39 +3,45 @@
 from __future__ import annotations
 
 import atexit
+import os
+import queue
 import threading
 import weakref
 
 from edgert.engine.engine import Engine
 from edgert.engine.sequence import Sequence
+from edgert.errors import UsageError
 
 
 class Worker:
     """Started by the first sequence, gone after the last. Its methods are for any thread."""
 
     def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-        self._changed = threading.Condition()
+        self.engine: Engine | None = engine  # None once it is closed
+        self._lock = threading.Lock()
+        # Tokens rather than a condition: a stream that is collected in whatever thread, inside whatever lock,
+        # can wake the worker, and no token is lost.
+        self._wakes: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._sequences: weakref.WeakSet[Sequence] = weakref.WeakSet()
-        self._closed = False
+        self._process = os.getpid()
         _LIVING.add(self)
 
-    @property
-    def closed(self) -> bool:
-        return self._closed
-
     def submit(self, sequence: Sequence) -> None:
-        """Begin with a sequence, or queue it. Raises ValueError after `close`."""
-        with self._changed:
-            if self._closed:
-                raise ValueError("the worker is closed")
-            self._engine.add(sequence)
-            self._sequences.add(sequence)
+        """Begin with a sequence, or queue it. Raises UsageError after `close`, and in a forked child."""
+        if os.getpid() != self._process:
+            raise UsageError("a model can't be used in a forked child process: load it there")
+        with self._lock:
+            engine = self.engine
+            if engine is None:
+                raise UsageError("the model is closed: load it again")
             if self._thread is None:
-                self._thread = threading.Thread(target=self._work, name="edgert", daemon=True)
-                self._thread.start()
-            self._changed.notify()
+                thread = threading.Thread(target=self._work, args=(engine,), name="edgert", daemon=True)
+                thread.start()  # waits for the lock before it looks for work
+                self._thread = thread
+            engine.add(sequence)
+            self._sequences.add(sequence)
+        self.wake()
 
     def cancel(self, sequence: Sequence) -> None:
         """Stop a sequence; it ends before the next step."""
@@ -44,33 +50,39 @@ class Worker:
 
     def wake(self) -> None:
         """A reader has caught up, or leaves: look again."""
-        with self._changed:
-            self._changed.notify()
+        self._wakes.put(None)
 
     def close(self) -> None:
-        """Cancel everything and wait until the thread is gone. Nothing can be submitted after that."""
-        with self._changed:
-            self._closed = True
-            for sequence in self._sequences:
-                sequence.cancel()
+        """Cancel everything, wait until the thread is gone, and let go of the engine."""
+        with self._lock:
+            self.engine = None
             thread = self._thread
-            self._changed.notify()
-        if thread is not None and thread is not threading.current_thread():
+            for sequence in list(self._sequences):
+                sequence.cancel()
+        self.wake()
+        if thread is not None and thread is not threading.current_thread() and os.getpid() == self._process:
             thread.join()
 
-    def _work(self) -> None:
+    def _work(self, engine: Engine) -> None:
+        try:
+            while not self._over(engine):
+                engine.step()
+        except BaseException as error:
+            with self._lock:
+                self._thread = None
+                engine.fail(error)  # nobody may wait for ever
+            raise
+
+    def _over(self, engine: Engine) -> bool:
+        """Wait until a step would do something; whether nobody is left for one."""
         while True:
-            with self._changed:
-                while not self._engine.idle and not self._engine.can_step:
-                    self._changed.wait()
-                if self._engine.idle:
+            with self._lock:
+                if engine.idle:
                     self._thread = None
-                    return
-            try:
-                self._engine.step()
-            except BaseException as error:
-                self._engine.fail(error)  # nobody may wait for ever
-                raise
+                    return True
+            if engine.can_step:
+                return False
+            self._wakes.get()
 
 
 _LIVING: weakref.WeakSet[Worker] = weakref.WeakSet()

@@ -37,6 +37,7 @@ RANGES: Mapping[str, tuple[type, float, float]] = {
     "seed": (int, 0, 2**63),
 }
 GREEDY_TEMPERATURE = 1e-3
+LIKELY = np.float32(1e-4)  # times the best: of a large vocabulary, few are, and they mostly reach any top-p
 MAY_BE_NONE = ("logprobs", "seed")
 
 
@@ -154,14 +155,18 @@ class Sampler:
 
     def _draw(self, logits: FloatArray, position: int) -> int:
         s = self._sampling
-        ids = keep_top_k(logits, s.top_k)
-        probabilities = softmax(logits[ids] / np.float32(s.temperature))
-        order = keep_top_p(probabilities, s.top_p)
-        order = order[keep_min_p(probabilities[order], s.min_p)]
-        cumulative = np.cumsum(probabilities[order], dtype=np.float64)
+        ids = keep_top_k(logits, s.top_k) if s.top_k else None
+        probabilities = softmax((logits if ids is None else logits[ids]) / np.float32(s.temperature))
+        kept = keep_top_p(probabilities, s.top_p) if s.top_p < 1 else None
+        if s.min_p:
+            likely = keep_min_p(probabilities if kept is None else probabilities[kept], s.min_p)
+            kept = likely if kept is None else kept[likely]
+        cumulative = np.cumsum(probabilities if kept is None else probabilities[kept], dtype=np.float64)
         chance = np.random.default_rng((self._seed, position)).random()
-        drawn = np.searchsorted(cumulative, chance * cumulative[-1], side="right")
-        return int(ids[order[min(int(drawn), len(order) - 1)]])
+        drawn = int(np.searchsorted(cumulative, chance * cumulative[-1], side="right"))
+        drawn = min(drawn, len(cumulative) - 1)
+        drawn = drawn if kept is None else int(kept[drawn])
+        return drawn if ids is None else int(ids[drawn])
 
     def _report(self, token: int, logits: FloatArray) -> SampledToken:
         wanted = self._sampling.logprobs
@@ -193,12 +198,15 @@ def keep_top_p(probabilities: FloatArray, p: float) -> IdArray:
     """Indices of the smallest set of tokens that reaches probability p, the most probable first."""
     if p >= 1.0:
         return np.arange(len(probabilities))
+    likely = np.flatnonzero(probabilities >= LIKELY * probabilities.max())
+    if probabilities[likely].sum(dtype=np.float64) < p:
+        likely = np.arange(len(probabilities))
     size = 256
     while True:  # sort a few candidates; nearly always they reach p, and the vocabulary stays unsorted
-        candidates = keep_top_k(probabilities, min(size, len(probabilities)))
+        candidates = likely[keep_top_k(probabilities[likely], min(size, len(likely)))]
         candidates = candidates[np.argsort(-probabilities[candidates], kind="stable")]
         cumulative = np.cumsum(probabilities[candidates], dtype=np.float64)
-        if cumulative[-1] >= p or size >= len(probabilities):
+        if cumulative[-1] >= p or size >= len(likely):
             return candidates[: int(np.searchsorted(cumulative, p)) + 1]
         size *= 16
 
