@@ -5,8 +5,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check --quiet
+AS_ROOT := $(if $(filter-out 0,$(shell id -u)),sudo -n)
 
-.PHONY: chat test test-parity test-webgpu test-arm64 test-arm64-full check bench clean
+.PHONY: chat test test-parity test-window test-webgpu test-arm64 test-arm64-full check bench clean
 
 chat: $(VENV)/export.stamp
 	@$(BIN)/edgert pull smollm2-135m-instruct > /dev/null
@@ -19,9 +20,15 @@ test: $(VENV)/test.stamp
 test-parity: $(VENV)/parity.stamp
 	$(BIN)/python -m pytest tests/test_transformers.py tests/test_peft.py
 
+# The chat window of the examples without a screen. `make test` runs it, too, where there is a display or Xvfb.
+test-window: $(VENV)/test.stamp
+	@command -v Xvfb > /dev/null \
+	|| { $(AS_ROOT) apt-get -qq update && $(AS_ROOT) apt-get -qq -y --no-install-recommends install xvfb; } \
+	|| { echo "test-window needs Xvfb, for which it can't be root here: apt install xvfb"; exit 1; }
+	$(BIN)/python -m pytest -k window tests/test_examples.py
+
 # The WebGPU plugin without a GPU: Debian's chromium brings SwiftShader, a Vulkan driver in software.
 SWIFTSHADER := /usr/lib/chromium/vk_swiftshader_icd.json
-AS_ROOT := $(if $(filter-out 0,$(shell id -u)),sudo -n)
 test-webgpu: $(VENV)/test.stamp $(VENV)/webgpu.stamp
 	@{ test -f $(SWIFTSHADER) && /sbin/ldconfig -p | grep -q 'libvulkan\.so\.1 '; } \
 	|| { $(AS_ROOT) apt-get -qq update && $(AS_ROOT) apt-get -qq -y --no-install-recommends install chromium libvulkan1; } \
@@ -43,6 +50,7 @@ check: $(VENV)/test.stamp $(VENV)/check.stamp
 	$(BIN)/ruff format --check .
 	rm -rf build && $(PIP) install --no-deps --target build/typed .
 	cd build/typed && ../../$(BIN)/mypy -p edgert --config-file ../../pyproject.toml
+	cd build/typed && ../../$(BIN)/mypy --config-file ../../pyproject.toml ../../examples
 
 # Against llama.cpp and onnxruntime-genai in the same run; see benchmarks/README.md.
 bench: $(VENV)/test.stamp

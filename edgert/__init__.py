@@ -84,7 +84,9 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _LATER:
-        raise AttributeError(f"module 'edgert' has no attribute '{name}'")
-    return getattr(import_module(_LATER[name]), name)
+if not TYPE_CHECKING:  # a type checker would take any name for a public one
+
+    def __getattr__(name: str) -> Any:
+        if name not in _LATER:
+            raise AttributeError(f"module 'edgert' has no attribute '{name}'")
+        return getattr(import_module(_LATER[name]), name)

@@ -156,6 +156,12 @@ def test_public_names_exist_and_are_sorted():
         assert getattr(edgert, name).__module__.startswith("edgert")
 
 
+def test_a_type_checker_knows_which_names_there_are():
+    """It would take any name for a public one if it saw `__getattr__`."""
+    tree = ast.parse((ROOT / "edgert" / "__init__.py").read_text("utf-8"))
+    assert "__getattr__" not in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+
+
 def test_importing_edgert_is_light():
     """No numpy and no onnxruntime until they are needed; onnxruntime's telemetry is off."""
     code = """
