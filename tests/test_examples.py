@@ -164,6 +164,17 @@ def test_endpoint_stops_the_answer_of_a_client_that_goes_away(endpoint, alone, r
     assert staying.read().decode() == alone[other].text
 
 
+def test_endpoint_forgets_a_client_that_goes_away_while_it_waits_for_its_turn(endpoint, bundle):
+    with edgert.load(bundle) as model:
+        places = model.conversations
+    with ThreadPoolExecutor(places) as pool:
+        staying = list(pool.map(endpoint.ask, ["fox"] * places))
+    endpoint.ask("over").close()
+    assert endpoint.next_line() == "'over': cancelled, 0 tokens"
+    for response in staying:
+        response.read()
+
+
 def test_endpoint_refuses_what_is_no_question(endpoint):
     response = endpoint.ask("", method="GET")
     assert response.status == 400 and "with POST" in response.read().decode()
