@@ -71,7 +71,8 @@ class Calibration:
         self._hessians, self._factors = {}, {}
         for output in self._layers.run(layer, self._layers.weights(layer), self._hidden):
             hidden.append(output.hidden)
-            keys = _radii(output.keys, spec.rope.dim) if spec.rope_layers[layer] else output.keys
+            rope = spec.layer_rope(layer)
+            keys = _radii(output.keys, rope.dim) if rope else output.keys
             reaches.append([np.abs(part).max(axis=(0, 2)) for part in (keys, output.values)])
             for kind, x in output.inputs.items():
                 if kind != "up" and x.shape[1] <= self._columns:

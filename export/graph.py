@@ -6,7 +6,7 @@ Matrices are left abstract: `edgert::Linear` and `edgert::Embedding` nodes name 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -17,6 +17,7 @@ from edgert.bundle import graph_io
 from edgert.bundle.graph_io import FP32, KVKind
 
 from .checkpoint import FloatArray
+from .checkpoint.rope import Rope
 from .checkpoint.spec import ModelSpec
 from .layer import (
     ABSTRACT,
@@ -102,8 +103,7 @@ def build_layer(spec: ModelSpec, layer: int, max_context: int) -> ir.Model:
     b = WeightlessBuilder(spec, _no_vectors)
     hidden = typed("hidden", ir.DataType.FLOAT, "batch", "sequence", spec.hidden_size)
     lengths = _lengths()
-    tables = spec.rope.tables(max_context)
-    positions = Positions(*lengths, b.constant("rope.cos", tables[0]), b.constant("rope.sin", tables[1]))
+    positions = Positions(*lengths, _rope_tables(b, {spec.layer_rope(layer)}, max_context))
     cache = _cache(spec, layer)
     mlp, residual = layer_nodes(b, hidden, None, LayerInputs(layer, positions, cache))
     output = b.op("Add", [mlp, residual], "output")
@@ -158,10 +158,10 @@ def _cache(spec: ModelSpec, layer: int, kv: KVKind = FP32, scales: KVScales | No
 
 
 def _positions(b: Builder, inputs: Mapping[str, ir.Value], max_context: int, feeds: Feeds) -> Positions:
-    cos, sin = b.spec.rope.tables(max_context)
-    tables = b.constant("rope.cos", cos), b.constant("rope.sin", sin)
+    ropes = {b.spec.layer_rope(layer) for layer in range(b.spec.num_layers)}
+    tables = _rope_tables(b, ropes, max_context)
     if feeds == "edgert":
-        return Positions(inputs[graph_io.SEQLENS_K], inputs[graph_io.TOTAL_SEQUENCE_LENGTH], *tables)
+        return Positions(inputs[graph_io.SEQLENS_K], inputs[graph_io.TOTAL_SEQUENCE_LENGTH], tables)
     mask = inputs[graph_io.ATTENTION_MASK]
     last_axis, one = b.constant("axis", np.array([1], np.int64)), b.constant("one", np.array(1, np.int64))
     length = b.op("ReduceSum", [mask, last_axis], "mask/length", keepdims=0)
@@ -170,7 +170,19 @@ def _positions(b: Builder, inputs: Mapping[str, ir.Value], max_context: int, fee
     shape = b.op("Shape", [mask], "mask/shape", start=1, end=2)
     squeezed = b.op("Squeeze", [shape], "mask/total64")
     total = b.op("Cast", [squeezed], "mask/total", to=ir.DataType.INT32)
-    return Positions(seqlens_k, total, *tables)
+    return Positions(seqlens_k, total, tables)
+
+
+def _rope_tables(
+    b: Builder, used: Set[Rope | None], max_context: int
+) -> dict[Rope, tuple[ir.Value, ir.Value]]:
+    """Cosines and sines of the ropes that layers use."""
+    tables = {}
+    for name, rope in (("rope", b.spec.rope), ("local_rope", b.spec.local_rope)):
+        if rope is not None and rope in used and rope not in tables:
+            cos, sin = rope.tables(max_context)
+            tables[rope] = b.constant(f"{name}.cos", cos), b.constant(f"{name}.sin", sin)
+    return tables
 
 
 def _head(b: Builder, x: ir.Value, inputs: Mapping[str, ir.Value]) -> ir.Value:

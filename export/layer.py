@@ -2,6 +2,7 @@
 
     norm → qkv → attention → o → norm → gate, up → SiLU · → down
 
+(Gemma and OLMo 2 have a norm after o and after down, too; OLMo 2 has none before.)
 GroupQueryAttention rotates and appends to the KV cache itself (past and present share one buffer);
 SkipSimplifiedLayerNormalization adds the residual and normalises in one node. Matrices are left abstract:
 `edgert::Linear` nodes name the matrix they read, and `lower.py` replaces them by the operators of a form.
@@ -9,7 +10,7 @@ SkipSimplifiedLayerNormalization adds the residual and normalises in one node. M
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +20,7 @@ import onnx_ir as ir
 from edgert.bundle.graph_io import FP32, KVKind
 
 from .checkpoint import FloatArray
+from .checkpoint.rope import Rope
 from .checkpoint.spec import ModelSpec
 from .matrix import MatrixName
 from .rotation import hadamard
@@ -72,12 +74,13 @@ class Builder:
 
 @dataclass(frozen=True)
 class Positions:
-    """What GroupQueryAttention wants to know: last index and length of the sequence, and the rope tables."""
+    """What GroupQueryAttention wants to know: last index and length of the sequence, and the tables of
+    cosines and sines of each rope.
+    """
 
     seqlens_k: ir.Value  # int32 (batch,): tokens in the cache after this run, minus one
     total: ir.Value  # int32 scalar: the same, not minus one
-    cos: ir.Value
-    sin: ir.Value
+    tables: Mapping[Rope, tuple[ir.Value, ir.Value]]
 
 
 @dataclass(frozen=True)
@@ -113,20 +116,30 @@ def layer_nodes(
     b: Builder, hidden: ir.Value, residual: ir.Value | None, given: LayerInputs
 ) -> tuple[ir.Value, ir.Value]:
     """What a layer adds to the residual stream, and the stream before that is added."""
-    normed, residual = norm(b, hidden, residual, f"layers.{given.layer}.attn_norm")
-    attended = _attention(b, normed, given)
-    normed, residual = norm(b, attended, residual, f"layers.{given.layer}.mlp_norm")
-    return _mlp(b, normed, given.layer), residual
+    prefix = f"layers.{given.layer}"
+    x, residual = _reading(b, hidden, residual, f"{prefix}.attn_norm")
+    attended = _post_norm(b, _attention(b, x, given), f"{prefix}.attn_post_norm")
+    x, residual = _reading(b, attended, residual, f"{prefix}.mlp_norm")
+    return _post_norm(b, _mlp(b, x, given.layer), f"{prefix}.mlp_post_norm"), residual
+
+
+def _reading(b: Builder, x: ir.Value, residual: ir.Value | None, name: str) -> tuple[ir.Value, ir.Value]:
+    """What attention or MLP read of x + residual, and that sum as the next residual."""
+    if b.spec.pre_norms:
+        return norm(b, x, residual, name)
+    summed = x if residual is None else b.op("Add", [x, residual], f"{name}/residual")
+    return summed, summed
+
+
+def _post_norm(b: Builder, x: ir.Value, name: str) -> ir.Value:
+    return norm(b, x, None, name)[0] if b.spec.post_norms else x
 
 
 def norm(b: Builder, x: ir.Value, residual: ir.Value | None, name: str) -> tuple[ir.Value, ir.Value]:
     """RMSNorm of x + residual, and that sum as the next residual."""
     weight = b.weight(f"{name}.weight")
     if residual is None:
-        normed = b.op(
-            "SimplifiedLayerNormalization", [x, weight], name, axis=-1, epsilon=b.spec.norm_eps, stash_type=1
-        )
-        return normed, x
+        return _rms_norm(b, x, weight, name), x
     outputs = b.tape.op_multi_out(
         "SkipSimplifiedLayerNormalization",
         [x, residual, weight],
@@ -139,21 +152,27 @@ def norm(b: Builder, x: ir.Value, residual: ir.Value | None, name: str) -> tuple
     return outputs[0], outputs[3]
 
 
+def _rms_norm(b: Builder, x: ir.Value, weight: ir.Value, name: str) -> ir.Value:
+    """Over the last axis of x."""
+    attributes = {"axis": -1, "epsilon": b.spec.norm_eps, "stash_type": 1}
+    return b.op("SimplifiedLayerNormalization", [x, weight], name, **attributes)
+
+
 def _attention(b: Builder, x: ir.Value, given: LayerInputs) -> ir.Value:
     spec, layer, positions, cache = b.spec, given.layer, given.positions, given.cache
     prefix = f"layers.{layer}"
     biases = [f"{prefix}.{part}.bias" for part in "qkv"] if spec.qkv_bias else []
     qkv = b.linear(x, MatrixName(layer, "qkv"), biases)
     heads = _normed_heads(b, qkv, prefix) if spec.qk_norm else (qkv, None, None)
-    rotates = spec.rope_layers[layer]
+    rope = spec.layer_rope(layer)
     attributes: dict[str, Any] = {
         "num_heads": spec.num_heads,
         "kv_num_heads": spec.num_kv_heads,
-        "do_rotary": int(rotates),
+        "do_rotary": int(rope is not None),
         "local_window_size": spec.windows[layer] or -1,
     }
     inputs = [*heads, *cache.past, positions.seqlens_k, positions.total]
-    inputs += [positions.cos, positions.sin] if rotates else []
+    inputs += positions.tables[rope] if rope else []
     if cache.scales:
         attributes |= {
             "kv_cache_bit_width": 8 * cache.kind.bytes,
@@ -176,40 +195,40 @@ def _attention(b: Builder, x: ir.Value, given: LayerInputs) -> ir.Value:
 
 
 def _normed_heads(b: Builder, qkv: ir.Value, prefix: str) -> tuple[ir.Value, ir.Value, ir.Value]:
-    """Qwen3: an RMSNorm over each head of q and of k. (GQA's own q/k norm has no CPU kernel.)"""
+    """An RMSNorm over each head of q and of k, or over all of them. (GQA's own has no CPU kernel.)"""
     spec = b.spec
     sizes = b.constant(f"{prefix}.qkv_sizes", np.array([spec.q_size, spec.kv_size, spec.kv_size], np.int64))
     q, k, v = b.tape.op_multi_out("Split", [qkv, sizes], {"axis": -1}, num_outputs=3, name=f"{prefix}.split")
-    by_head = b.constant(f"{prefix}.by_head", np.array([0, -1, spec.head_dim], np.int64))
+    by_head = b.shared("by_head", np.array([0, -1, spec.head_dim], np.int64))
 
     def normed(x: ir.Value, name: str, size: int) -> ir.Value:
-        heads = b.op("Reshape", [x, by_head], f"{prefix}.{name}/heads")
         weight = b.weight(f"{prefix}.{name}.weight")
-        scaled = b.op(
-            "SimplifiedLayerNormalization",
-            [heads, weight],
-            f"{prefix}.{name}",
-            axis=-1,
-            epsilon=spec.norm_eps,
-            stash_type=1,
-        )
-        flat = b.constant(f"{prefix}.{name}.flat", np.array([0, -1, size], np.int64))
+        if spec.qk_norm_whole:
+            return _rms_norm(b, x, weight, f"{prefix}.{name}")
+        heads = b.op("Reshape", [x, by_head], f"{prefix}.{name}/heads")
+        scaled = _rms_norm(b, heads, weight, f"{prefix}.{name}")
+        flat = b.shared(f"{name}.flat", np.array([0, -1, size], np.int64))
         return b.op("Reshape", [scaled, flat], f"{prefix}.{name}/flat")
 
     return normed(q, "q_norm", spec.q_size), normed(k, "k_norm", spec.kv_size), v
 
 
 def _mlp(b: Builder, x: ir.Value, layer: int) -> ir.Value:
-    """down(SiLU(gate) · up); QuickGelu with alpha 1 is SiLU in one node."""
+    """down(activation(gate) · up)."""
     prefix = f"layers.{layer}"
     biases = [f"{prefix}.gate.bias", f"{prefix}.up.bias"] if b.spec.mlp_bias else []
     gate = b.linear(x, MatrixName(layer, "gate"), biases[:1])
     up = b.linear(x, MatrixName(layer, "up"), biases[1:])
-    active = b.op("QuickGelu", [gate], f"{prefix}.silu", alpha=1.0)
-    product = b.op("Mul", [active, up], f"{prefix}.mlp")
+    product = b.op("Mul", [_activated(b, gate, prefix), up], f"{prefix}.mlp")
     if b.spec.down_block:
         product = _in_blocks(b, product, f"{prefix}.hadamard")
     return b.linear(product, MatrixName(layer, "down"), [f"{prefix}.down.bias"] if b.spec.mlp_bias else [])
+
+
+def _activated(b: Builder, gate: ir.Value, prefix: str) -> ir.Value:
+    if b.spec.activation == "gelu_tanh":
+        return b.op("Gelu", [gate], f"{prefix}.gelu", approximate="tanh")
+    return b.op("QuickGelu", [gate], f"{prefix}.silu", alpha=1.0)  # with alpha 1 SiLU in one node
 
 
 def _in_blocks(b: Builder, x: ir.Value, name: str) -> ir.Value:

@@ -19,16 +19,38 @@ Config = dict[str, Any]
 def forward(config: Config, tensors: Tensors, ids: list[int], context: int | None = None) -> Array:
     """Logits after every token, (len(ids), vocab). `context` decides between LongRoPE's two factor sets."""
     w = {name: array.astype(np.float64) for name, array in tensors.items()}
-    x = w["model.embed_tokens.weight"][ids]
+    x = w["model.embed_tokens.weight"][ids] * config.get("embedding_multiplier", 1.0)
+    if config["model_type"] == "gemma3_text":
+        x = x * math.sqrt(config["hidden_size"])
     for layer in range(config["num_hidden_layers"]):
-        p = f"model.layers.{layer}."
-        x = x + attention(config, w, p, layer, rms_norm(x, w[p + "input_layernorm.weight"], config), context)
-        x = x + mlp(config, w, p, rms_norm(x, w[p + "post_attention_layernorm.weight"], config))
+        x = block(config, w, layer, x, context)
     x = rms_norm(x, w["model.norm.weight"], config)
-    return x @ w.get("lm_head.weight", w["model.embed_tokens.weight"]).T
+    logits = x @ w.get("lm_head.weight", w["model.embed_tokens.weight"]).T
+    return logits / config.get("logits_scaling", 1.0)
+
+
+def block(config: Config, w: Tensors, layer: int, x: Array, context: int | None) -> Array:
+    """One layer, with norms before attention and MLP, after them (OLMo 2), or both (Gemma 3)."""
+    p = f"model.layers.{layer}."
+
+    def norm(name: str, y: Array) -> Array:
+        return rms_norm(y, w[f"{p}{name}.weight"], config)
+
+    if config["model_type"] == "olmo2":
+        x = x + norm("post_attention_layernorm", attention(config, w, p, layer, x, context))
+        return x + norm("post_feedforward_layernorm", mlp(config, w, p, x))
+    if config["model_type"] == "gemma3_text":
+        attended = attention(config, w, p, layer, norm("input_layernorm", x), context)
+        x = x + norm("post_attention_layernorm", attended)
+        return x + norm("post_feedforward_layernorm", mlp(config, w, p, norm("pre_feedforward_layernorm", x)))
+    scale = config.get("residual_multiplier", 1.0)
+    x = x + scale * attention(config, w, p, layer, norm("input_layernorm", x), context)
+    return x + scale * mlp(config, w, p, norm("post_attention_layernorm", x))
 
 
 def rms_norm(x: Array, weight: Array, config: Config) -> Array:
+    if config["model_type"] == "gemma3_text":
+        weight = 1 + weight
     return x / np.sqrt((x * x).mean(-1, keepdims=True) + config["rms_norm_eps"]) * weight
 
 
@@ -41,25 +63,40 @@ def mlp(config: Config, w: Tensors, p: str, x: Array) -> Array:
         gate, up = np.split(linear(w, p + "mlp.gate_up_proj", x), 2, axis=-1)
     else:
         gate, up = linear(w, p + "mlp.gate_proj", x), linear(w, p + "mlp.up_proj", x)
-    return linear(w, p + "mlp.down_proj", gate / (1 + np.exp(-gate)) * up)
+    return linear(w, p + "mlp.down_proj", activation(config, gate) * up)
+
+
+def activation(config: Config, x: Array) -> Array:
+    if config.get("hidden_activation") == "gelu_pytorch_tanh":
+        return 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+    return x / (1 + np.exp(-x))
 
 
 def attention(config: Config, w: Tensors, p: str, layer: int, x: Array, context: int | None) -> Array:
     heads, kv_heads = config["num_attention_heads"], config["num_key_value_heads"]
     dim = config.get("head_dim") or config["hidden_size"] // heads
     q, k, v = qkv(config, w, p, x, heads * dim, kv_heads * dim)
+    if config["model_type"] == "olmo2":
+        q = rms_norm(q, w[p + "self_attn.q_norm.weight"], config)
+        k = rms_norm(k, w[p + "self_attn.k_norm.weight"], config)
     q, k, v = (y.reshape(len(x), -1, dim).swapaxes(0, 1) for y in (q, k, v))  # (heads, tokens, dim)
-    if config["model_type"] == "qwen3":
+    if config["model_type"] in ("qwen3", "gemma3_text"):
         q = rms_norm(q, w[p + "self_attn.q_norm.weight"], config)
         k = rms_norm(k, w[p + "self_attn.k_norm.weight"], config)
     if config.get("no_rope_layers", [1] * 99)[layer]:
-        q, k = rotate(config, q, context), rotate(config, k, context)
+        q, k = rotate(config, q, layer, context), rotate(config, k, layer, context)
     k, v = np.repeat(k, heads // kv_heads, axis=0), np.repeat(v, heads // kv_heads, axis=0)
-    scores = q @ k.swapaxes(1, 2) / math.sqrt(dim)
+    scores = q @ k.swapaxes(1, 2) * score_scale(config, dim)
     scores = np.where(visible(config, layer, len(x)), scores, -np.inf)
     weights = np.exp(scores - scores.max(-1, keepdims=True))
     weights /= weights.sum(-1, keepdims=True)
     return linear(w, p + "self_attn.o_proj", (weights @ v).swapaxes(0, 1).reshape(len(x), -1))
+
+
+def score_scale(config: Config, dim: int) -> float:
+    if config["model_type"] == "gemma3_text":
+        return config["query_pre_attn_scalar"] ** -0.5
+    return config.get("attention_multiplier", dim**-0.5)
 
 
 def qkv(config: Config, w: Tensors, p: str, x: Array, q: int, kv: int) -> list[Array]:
@@ -75,16 +112,31 @@ def visible(config: Config, layer: int, tokens: int) -> Array:
     if config["model_type"] == "qwen2":
         windowed = config.get("use_sliding_window") and layer >= config["max_window_layers"]
         window = window if windowed else None
+    if config["model_type"] == "gemma3_text" and config["layer_types"][layer] == "full_attention":
+        window = None
     return (key <= query) & (query - key < (window or tokens + 1))
 
 
-def rotate(config: Config, x: Array, context: int | None) -> Array:
-    """Rotary embedding of halves, x (heads, tokens, dim)."""
-    frequencies, factor = rope(config, x.shape[-1], context)
+def rotate(config: Config, x: Array, layer: int, context: int | None) -> Array:
+    """Rotary embedding of halves, x (heads, tokens, dim); of the first dimensions if it is partial."""
+    turning = int(x.shape[-1] * config.get("partial_rotary_factor", 1.0))
+    x, rest = np.split(x, [turning], axis=-1)
+    frequencies, factor = rope(layer_rope(config, layer), turning, context)
     angles = np.arange(x.shape[1])[:, None] * frequencies
     cos, sin = np.cos(angles) * factor, np.sin(angles) * factor
     a, b = np.split(x, 2, axis=-1)
-    return np.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
+    return np.concatenate([a * cos - b * sin, b * cos + a * sin, rest], axis=-1)
+
+
+def layer_rope(config: Config, layer: int) -> Config:
+    """The config with the rope that a layer has: in Gemma 3, those with a window have their own."""
+    if config["model_type"] != "gemma3_text":
+        return config
+    kind = config["layer_types"][layer]
+    if "rope_parameters" in config:
+        return {**config, "rope_parameters": config["rope_parameters"][kind]}
+    local = kind == "sliding_attention"
+    return {**config, "rope_theta": config["rope_local_base_freq" if local else "rope_theta"]}
 
 
 def rope(config: Config, dim: int, context: int | None) -> tuple[Array, float]:

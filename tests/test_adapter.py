@@ -88,7 +88,7 @@ def test_merged_as_by_hand(case, checkpoints, tmp_path):
     assert moved > 0.01
 
 
-@pytest.mark.parametrize("family", ["phi3", "qwen3"])
+@pytest.mark.parametrize("family", ["phi3", "qwen3", "granite", "gemma3"])
 def test_fused_matrices_and_other_heads(family, checkpoints, tmp_path):
     base = tiny.random_tensors(tiny.Tiny(family).config)
     modules = [name.removesuffix(".weight") for name in base if "_proj" in name]

@@ -21,7 +21,7 @@ NAMES = {
     "model.norm": "output_norm",
     "lm_head": "output",
     "input_layernorm": "attn_norm",
-    "post_attention_layernorm": "ffn_norm",
+    "post_attention_layernorm": "ffn_norm",  # with norms after attention and MLP: POST_NORMS
     "self_attn.q_proj": "attn_q",
     "self_attn.k_proj": "attn_k",
     "self_attn.v_proj": "attn_v",
@@ -34,6 +34,11 @@ NAMES = {
     "mlp.gate_up_proj": "ffn_up",
     "mlp.down_proj": "ffn_down",
 }
+POST_NORMS = {
+    "post_attention_layernorm": "post_attention_norm",
+    "pre_feedforward_layernorm": "ffn_norm",
+    "post_feedforward_layernorm": "post_ffw_norm",
+}
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}
 SAMPLES = [
     "Hello, world! I'll say it's 12345 times.",
@@ -44,13 +49,14 @@ SAMPLES = [
 ]
 
 
-def theirs(name):
+def theirs(name, post_norms=False):
     """A tensor's GGUF name."""
+    names = NAMES | POST_NORMS if post_norms else NAMES
     stem, _, kind = name.rpartition(".")
     if stem.startswith("model.layers."):
         _, _, layer, rest = stem.split(".", 3)
-        return f"blk.{layer}.{NAMES[rest]}.{kind}"
-    return f"{NAMES[stem]}.{kind}"
+        return f"blk.{layer}.{names[rest]}.{kind}"
+    return f"{names[stem]}.{kind}"
 
 
 def interleave(array, heads):
@@ -60,7 +66,9 @@ def interleave(array, heads):
 
 def write(path, config, tensors, kind=TYPES.F32, tokens=None, extra=()):
     """A GGUF file as llama.cpp's converter would write it; `extra`: more metadata, float32 by key."""
-    architecture = "llama" if config["model_type"] == "mistral" else config["model_type"]
+    architecture = {"mistral": "llama", "gemma3_text": "gemma3"}.get(
+        config["model_type"], config["model_type"]
+    )
     writer = gguf.GGUFWriter(path, architecture)
     writer.add_block_count(config["num_hidden_layers"])
     writer.add_context_length(config["max_position_embeddings"])
@@ -79,6 +87,11 @@ def write(path, config, tensors, kind=TYPES.F32, tokens=None, extra=()):
         writer.add_rope_scaling_type(gguf.RopeScalingType.YARN)
         writer.add_rope_scaling_factor(scaling["factor"])
         writer.add_rope_scaling_orig_ctx_len(scaling["original_max_position_embeddings"])
+    if architecture == "granite":
+        writer.add_embedding_scale(config["embedding_multiplier"])
+        writer.add_residual_scale(config["residual_multiplier"])
+        writer.add_attention_scale(config["attention_multiplier"])
+        writer.add_logit_scale(config["logits_scaling"])
     for key, value in dict(extra).items():
         writer.add_float32(key.format(architecture), value)
     add_tokenizer(writer, tokens or tiny.tokenizer().to_str())
@@ -92,14 +105,18 @@ def write(path, config, tensors, kind=TYPES.F32, tokens=None, extra=()):
 
 
 def add_tensor(writer, config, architecture, name, array, kind):
-    if architecture in ("llama", "smollm3") and ".q_proj" in name:
+    interleaved = architecture in ("llama", "smollm3", "granite")
+    if interleaved and ".q_proj" in name:
         array = interleave(array, config["num_attention_heads"])
-    if architecture in ("llama", "smollm3") and ".k_proj" in name:
+    if interleaved and ".k_proj" in name:
         array = interleave(array, config["num_key_value_heads"])
+    if architecture == "gemma3" and "norm" in name:
+        array = array + 1
+    name = theirs(name, post_norms=architecture in ("gemma3", "olmo2"))
     if array.ndim == 1 or kind == TYPES.F32:
-        writer.add_tensor(theirs(name), array)
+        writer.add_tensor(name, array)
     else:
-        writer.add_tensor(theirs(name), gguf.quants.quantize(array, kind), raw_dtype=kind)
+        writer.add_tensor(name, gguf.quants.quantize(array, kind), raw_dtype=kind)
 
 
 def add_tokenizer(writer, source, pre="gpt-2"):
@@ -127,12 +144,37 @@ def logits(source, folder):
 
 
 @pytest.mark.parametrize(
-    "family", ["llama", "llama-biased", "llama-yarn", "mistral", "qwen2", "qwen3", "phi3"]
+    "family",
+    [
+        "llama",
+        "llama-biased",
+        "llama-yarn",
+        "mistral",
+        "qwen2",
+        "qwen3",
+        "phi3",
+        "granite",
+        "granite-untied",
+        "olmo2",
+    ],
 )
 def test_gguf_equals_the_folder_it_was_made_from(family, checkpoints, tmp_path):
     config = tiny.Tiny(family).config
     path = write(tmp_path / "model.gguf", config, tiny.random_tensors(config))
     assert np.abs(logits(path, tmp_path / "a") - logits(checkpoints(family), tmp_path / "b")).max() < 1e-4
+
+
+def test_gguf_of_gemma3_equals_its_folder(tmp_path):
+    """Files don't say how queries are scaled, which layers have a window, nor, mostly, how these rotate."""
+    layers = [*["sliding_attention"] * 5, "full_attention", "sliding_attention"]
+    known = {"query_pre_attn_scalar": 32, "layer_types": layers, "rope_local_base_freq": 10000.0}
+    spec = tiny.Tiny("gemma3", overrides=known)
+    path = write(tmp_path / "model.gguf", spec.config, tiny.random_tensors(spec.config))
+    folder = tiny.write(tmp_path / "c", spec)
+    assert np.abs(logits(path, tmp_path / "a") - logits(folder, tmp_path / "b")).max() < 1e-4
+    extra = {"{}.rope.freq_base_swa": 500.0}
+    path = write(tmp_path / "other.gguf", spec.config, tiny.random_tensors(spec.config), extra=extra)
+    assert open_checkpoint(path).spec.local_rope.theta == 500.0
 
 
 @pytest.mark.parametrize("key", ["attn_factor", "yarn_attn_factor"])

@@ -81,6 +81,8 @@ def test_untied_config_without_a_head_is_refused(folder):
     [
         ({"model_type": "mamba"}, "model_type 'mamba' is not supported"),
         ({"hidden_act": "gelu"}, "hidden_act 'gelu'"),
+        ({"hidden_activation": "gelu"}, "hidden_activation 'gelu'"),
+        ({"final_logit_softcapping": 30.0}, "final_logit_softcapping is not supported"),
         ({"quantization_config": {"quant_method": "gptq"}}, "already quantized .gptq."),
         ({"rope_scaling": {"rope_type": "dynamic", "factor": 2}}, "rope scaling 'dynamic'"),
         ({"num_key_value_heads": 3}, "4 attention heads"),
@@ -90,6 +92,23 @@ def test_untied_config_without_a_head_is_refused(folder):
 def test_unsupported_config_is_named(folder, changes, message):
     edit(folder, "config.json", **changes)
     with pytest.raises(CheckpointError, match=message):
+        open_checkpoint(folder)
+
+
+def test_gemma3_windows_every_layer_but_the_sixth(tmp_path):
+    """Where its config names no kinds of layers."""
+    spec = tiny.Tiny("gemma3", overrides={"layer_types": None})
+    found = open_checkpoint(tiny.write(tmp_path / "c", spec)).spec
+    assert found.windows == (24,) * 5 + (None, 24)
+    assert [found.layer_rope(layer).theta for layer in (0, 5)] == [500.0, 100000.0]
+
+
+def test_missing_post_norm_is_named_as_its_file_has_it(tmp_path):
+    spec = tiny.Tiny("gemma3")
+    folder, tensors = tiny.write(tmp_path / "c", spec), tiny.random_tensors(spec.config)
+    del tensors["model.layers.1.pre_feedforward_layernorm.weight"]
+    tiny.save_tensors(folder, tensors)
+    with pytest.raises(CheckpointError, match=r"'model.layers.1.pre_feedforward_layernorm.weight'.*missing"):
         open_checkpoint(folder)
 
 

@@ -47,6 +47,19 @@ LONGROPE = {
     "long_factor": [2.0 + i for i in range(8)],
 }
 
+GEMMA3: dict[str, Any] = {
+    "model_type": "gemma3_text",
+    "hidden_activation": "gelu_pytorch_tanh",
+    "head_dim": 32,
+    "query_pre_attn_scalar": 24,
+    "num_hidden_layers": 7,
+    "layer_types": [*["sliding_attention"] * 5, "full_attention", "sliding_attention"],
+    "sliding_window": 24,
+    "rope_theta": 100000.0,
+    "rope_local_base_freq": 500.0,
+    "tie_word_embeddings": True,
+}
+
 # Every family and every switch of a config that changes the graph.
 CONFIGS: dict[str, dict[str, Any]] = {
     "llama": {"model_type": "llama", "tie_word_embeddings": True},
@@ -80,12 +93,60 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "qwen3": {"model_type": "qwen3", "head_dim": 32, "tie_word_embeddings": True},
     "smollm3": {"model_type": "smollm3", "no_rope_layers": [1, 0, 1], "tie_word_embeddings": True},
     "phi3": {"model_type": "phi3", "sliding_window": 24},
+    "phi4-mini": {
+        "model_type": "phi3",
+        "head_dim": 64,
+        "partial_rotary_factor": 0.75,
+        "tie_word_embeddings": True,
+        "sliding_window": None,
+    },
+    "gemma3": GEMMA3,
+    "gemma3-transformers5": {
+        **GEMMA3,
+        "num_hidden_layers": 3,
+        "layer_types": ["full_attention", "sliding_attention", "full_attention"],
+        "rope_parameters": {
+            "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 100000.0},
+            "sliding_attention": {"rope_type": "default", "rope_theta": 500.0},
+        },
+    },
+    "granite": {
+        "model_type": "granite",
+        "tie_word_embeddings": True,
+        "embedding_multiplier": 12.0,
+        "residual_multiplier": 0.22,
+        "attention_multiplier": 0.15,
+        "logits_scaling": 2.0,
+    },
+    "granite-untied": {
+        "model_type": "granite",
+        "tie_word_embeddings": False,
+        "attention_bias": True,
+        "mlp_bias": True,
+        "embedding_multiplier": 3.0,
+        "residual_multiplier": 0.5,
+        "attention_multiplier": 0.5,
+        "logits_scaling": 0.5,
+    },
+    "olmo2": {"model_type": "olmo2", "tie_word_embeddings": False},
     "phi3-longrope": {
         "model_type": "phi3",
         "rope_scaling": LONGROPE,
         "original_max_position_embeddings": 128,
         "sliding_window": None,
     },
+}
+
+
+NORMS = {
+    "llama": ["input_layernorm", "post_attention_layernorm"],
+    "olmo2": ["post_attention_layernorm", "post_feedforward_layernorm"],
+    "gemma3_text": [
+        "input_layernorm",
+        "post_attention_layernorm",
+        "pre_feedforward_layernorm",
+        "post_feedforward_layernorm",
+    ],
 }
 
 
@@ -122,7 +183,7 @@ def random_tensors(config: dict[str, Any], seed: int = 0) -> dict[str, np.ndarra
     rng = np.random.default_rng(seed)
     return {
         name: (
-            1.0 + 0.2 * rng.standard_normal(shape)
+            (0.0 if config["model_type"] == "gemma3_text" else 1.0) + 0.2 * rng.standard_normal(shape)
             if "norm" in name
             else rng.standard_normal(shape) * shape[-1] ** -0.5
         ).astype(np.float32)
@@ -142,7 +203,7 @@ def shapes(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
     biased = config.get("attention_bias", False)
     for layer in range(config["num_hidden_layers"]):
         p = f"model.layers.{layer}."
-        named[p + "input_layernorm.weight"] = named[p + "post_attention_layernorm.weight"] = (hidden,)
+        named |= {p + f"{norm}.weight": (hidden,) for norm in NORMS.get(kind, NORMS["llama"])}
         if kind == "phi3":
             named[p + "self_attn.qkv_proj.weight"] = (q + 2 * kv, hidden)
             named[p + "mlp.gate_up_proj.weight"] = (2 * inner, hidden)
@@ -157,12 +218,14 @@ def shapes(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
                     named[p + f"mlp.{name}_proj.bias"] = (inner,)
         named[p + "self_attn.o_proj.weight"] = (hidden, q)
         named[p + "mlp.down_proj.weight"] = (hidden, inner)
-        if biased and kind in ("llama", "qwen3", "smollm3"):
+        if biased and kind in ("llama", "qwen3", "smollm3", "granite"):
             named[p + "self_attn.o_proj.bias"] = (hidden,)
         if config.get("mlp_bias"):
             named[p + "mlp.down_proj.bias"] = (hidden,)
-        if kind == "qwen3":
+        if kind in ("qwen3", "gemma3_text"):
             named[p + "self_attn.q_norm.weight"] = named[p + "self_attn.k_norm.weight"] = (dim,)
+        if kind == "olmo2":
+            named |= {p + "self_attn.q_norm.weight": (q,), p + "self_attn.k_norm.weight": (kv,)}
     return named
 
 

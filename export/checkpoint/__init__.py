@@ -73,6 +73,8 @@ class TokenizerFiles:
 class Checkpoint:
     """A model's spec, its tensors under edgert's names (`layers.0.q.weight`), tokenizer and defaults.
 
+    `factors`: what the file's tensors were multiplied by to become these, where that isn't 1.
+
     `names_temperature`: whether its source says how answers are drawn.
     """
 
@@ -82,6 +84,7 @@ class Checkpoint:
     generation: GenerationDefaults
     names_temperature: bool
     name_in_file: Callable[[str], str]  # a tensor's name as its file has it
+    factors: Mapping[str, float]
     origin: Origin
 
     def vector(self, name: str) -> FloatArray:

@@ -43,17 +43,18 @@ class Adapter:
 
 @dataclass(frozen=True)
 class _Merged:
-    """A stored matrix and what an adapter adds to it."""
+    """A stored matrix and what an adapter adds to it, times the factor that the matrix has, too."""
 
     tensor: StoredTensor
     added: LowRank
+    factor: float
 
     @property
     def shape(self) -> tuple[int, ...]:
         return self.tensor.shape
 
     def rows(self, start: int, stop: int) -> FloatArray:
-        return self.tensor.rows(start, stop) + self.added.rows(start, stop)
+        return self.tensor.rows(start, stop) + self.added.rows(start, stop) * self.factor
 
 
 def merged(checkpoint: Checkpoint, folders: Iterable[Path]) -> Checkpoint:
@@ -61,7 +62,9 @@ def merged(checkpoint: Checkpoint, folders: Iterable[Path]) -> Checkpoint:
     for folder in folders:
         adapter = open_adapter(folder, checkpoint)
         tensors = {
-            name: _Merged(tensor, adapter.added[name]) if name in adapter.added else tensor
+            name: _Merged(tensor, adapter.added[name], checkpoint.factors.get(name, 1.0))
+            if name in adapter.added
+            else tensor
             for name, tensor in checkpoint.tensors.items()
         }
         origin = checkpoint.origin

@@ -5,6 +5,9 @@ folded into the matrices that follow them; in a random basis activations are nea
 them loses less to quantization than one with an outlier. Heads are rotated likewise between v and o, and the
 input of down, which no weight can rotate, in blocks at run time. After QuaRot (Ashkboos et al., 2024,
 arXiv:2404.00456); unlike there, sizes need not be powers of two, and tied embeddings stay tied.
+
+A norm between a matrix and the residual stream (Gemma 3, OLMo 2) ties the stream to its basis. Such models
+keep it, and only heads and down are rotated.
 """
 
 from __future__ import annotations
@@ -30,42 +33,51 @@ def rotated(checkpoint: Checkpoint, down_block: int = 0) -> Checkpoint:
     the intermediate size), 0 for none.
     """
     spec = checkpoint.spec
-    rotator = _Rotator(dict(checkpoint.tensors), spec, down_block)
-    rotator.rotate_embedding()
-    for layer in range(spec.num_layers):
-        rotator.rotate_attention(f"layers.{layer}")
-        rotator.rotate_mlp(f"layers.{layer}")
-    rotator.rotate_head()
-    spec = replace(spec, head_mix=spec.tied_embeddings, down_block=down_block)
+    rotator = _Rotator(dict(checkpoint.tensors), spec)
+    layers = [f"layers.{layer}" for layer in range(spec.num_layers)]
+    for layer in layers:
+        rotator.rotate_heads(layer)
+        if down_block:
+            rotator.rotate_down(layer, down_block)
+    if not spec.post_norms:
+        rotator.rotate_stream(layers)
+    head_mix = spec.tied_embeddings and not spec.post_norms
+    spec = replace(spec, head_mix=head_mix, down_block=down_block)
     return replace(checkpoint, spec=spec, tensors=rotator.tensors)
 
 
 class _Rotator:
     """Replaces tensors by rotated ones, nothing of which is computed before it is read."""
 
-    def __init__(self, tensors: dict[str, StoredTensor], spec: ModelSpec, down_block: int) -> None:
+    def __init__(self, tensors: dict[str, StoredTensor], spec: ModelSpec) -> None:
         self.tensors = tensors
         self.tied = spec.tied_embeddings
         self.basis, self.heads = random_rotation(spec.hidden_size), random_rotation(spec.head_dim)
-        self.down_block = down_block
         self.latest = _Latest()
 
-    def rotate_embedding(self) -> None:
-        self._columns("embedding", self.basis.right)
-
-    def rotate_attention(self, layer: str) -> None:
-        self._fold(f"{layer}.attn_norm", [f"{layer}.{name}" for name in "qkv"])
+    def rotate_heads(self, layer: str) -> None:
+        """Between v and o."""
         groups = _by_head(self.heads)
         v = self.tensors[f"{layer}.v.weight"]
         self.tensors[f"{layer}.v.weight"] = _Groups(v, self.heads.size, groups)
         self._bias(f"{layer}.v", groups)
-        self._writes(f"{layer}.o", _per_head(self.heads))
+        self._columns(f"{layer}.o", _per_head(self.heads))
 
-    def rotate_mlp(self, layer: str) -> None:
-        self._fold(f"{layer}.mlp_norm", [f"{layer}.gate", f"{layer}.up"])
-        self._writes(f"{layer}.down", _in_blocks(self.down_block) if self.down_block else _as_is)
+    def rotate_down(self, layer: str, block: int) -> None:
+        """The columns of down, whose input the graph rotates."""
+        self._columns(f"{layer}.down", _in_blocks(block))
 
-    def rotate_head(self) -> None:
+    def rotate_stream(self, layers: list[str]) -> None:
+        """The residual stream: what is looked up, what layers read and write, what the head reads."""
+        self._columns("embedding", self.basis.right)
+        for layer in layers:
+            self._fold(f"{layer}.attn_norm", [f"{layer}.{name}" for name in "qkv"])
+            self._writes(f"{layer}.o")
+            self._fold(f"{layer}.mlp_norm", [f"{layer}.gate", f"{layer}.up"])
+            self._writes(f"{layer}.down")
+        self._rotate_head()
+
+    def _rotate_head(self) -> None:
         """A tied table has the embedding's basis, so the norm's weight becomes a matrix of its own."""
         if not self.tied:
             self._fold("final_norm", ["head"])
@@ -79,10 +91,10 @@ class _Rotator:
         for name in readers:
             self._columns(name, lambda x: self.basis.right(x * weight))
 
-    def _writes(self, name: str, columns: Transform) -> None:
-        """Writers of the residual stream: their columns as given, the basis on their rows."""
+    def _writes(self, name: str) -> None:
+        """Writers of the residual stream: the basis on their rows."""
         tensor = self.tensors[f"{name}.weight"]
-        self.tensors[f"{name}.weight"] = _Whole(tensor, lambda x: self.basis.left(columns(x)), self.latest)
+        self.tensors[f"{name}.weight"] = _Whole(tensor, self.basis.left, self.latest)
         self._bias(name, self.basis.left)
 
     def _columns(self, name: str, transform: Transform) -> None:
@@ -115,10 +127,6 @@ def _in_blocks(size: int) -> Transform:
     """Columns of down; a Hadamard matrix is its own inverse."""
     matrix = hadamard(size)
     return lambda x: (x.reshape(-1, size) @ matrix).reshape(x.shape)
-
-
-def _as_is(x: FloatArray) -> FloatArray:
-    return x
 
 
 @dataclass(frozen=True)

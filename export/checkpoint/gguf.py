@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +14,8 @@ import numpy as np
 from edgert.bundle import GenerationDefaults, Origin
 from edgert.errors import CheckpointError
 
-from . import Checkpoint, FloatArray, RowSlice, StoredTensor, gguf_tokenizer, rope
+from . import Checkpoint, FloatArray, RowSlice, StoredTensor, families, gguf_tokenizer, rope
+from .multipliers import Multipliers, scaled
 from .spec import ModelSpec
 
 NAMES = {
@@ -21,7 +23,9 @@ NAMES = {
     "output_norm": "final_norm",
     "output": "head",
     "attn_norm": "attn_norm",
+    "post_attention_norm": "attn_post_norm",
     "ffn_norm": "mlp_norm",
+    "post_ffw_norm": "mlp_post_norm",
     "attn_q": "q",
     "attn_k": "k",
     "attn_v": "v",
@@ -32,9 +36,20 @@ NAMES = {
     "ffn_up": "up",
     "ffn_down": "down",
 }
-FAMILIES = ("llama", "qwen2", "qwen3", "smollm3", "phi3")
+# Architectures by the name that files have for them, and the `model_type` of their Hugging Face folders.
+FAMILIES = {
+    "llama": "llama",
+    "qwen2": "qwen2",
+    "qwen3": "qwen3",
+    "smollm3": "smollm3",
+    "phi3": "phi3",
+    "gemma3": "gemma3_text",
+    "granite": "granite",
+    "olmo2": "olmo2",
+}
 # Converters reorder q and k of these so that neighbours rotate; edgert rotates halves, as transformers does.
-INTERLEAVED = ("llama", "smollm3")
+INTERLEAVED = ("llama", "smollm3", "granite")
+LAYERS_OF_GEMMA3_27B = 62  # llama.cpp tells it by them, too: its queries have a scale of their own
 ROPE_FACTORS = ("rope_freqs.weight", "rope_factors_short.weight", "rope_factors_long.weight")
 
 
@@ -111,13 +126,15 @@ def open_file(path: Path) -> Checkpoint:
         metadata = Metadata({key: field.contents() for key, field in reader.fields.items()}, architecture)
         file_tensors = {t.name: _tensor(path, t) for t in reader.tensors}
         spec = _spec(metadata, file_tensors)
+        factors = _multipliers(metadata, spec).factors(spec)
         return Checkpoint(
             spec=spec,
-            tensors=_canonical(spec, file_tensors),
+            tensors=scaled(_canonical(spec, file_tensors), factors),
             tokenizer=gguf_tokenizer.rebuild(metadata.values),
             generation=_generation(metadata),
             names_temperature=metadata.get("general.sampling.temp") is not None,
             name_in_file=name_in_file,
+            factors=factors,
             origin=Origin(str(metadata.get("general.name", path.stem)), metadata.get("general.license")),
         )
     except (ValueError, KeyError, IndexError, NotImplementedError) as error:
@@ -146,10 +163,11 @@ def _spec(metadata: Metadata, file_tensors: Mapping[str, GGUFTensor]) -> ModelSp
     head_dim = int(metadata.get("{}.attention.key_length") or hidden // heads)
     if "token_embd.weight" not in file_tensors:
         raise ValueError("tensor 'token_embd.weight' is missing")
-    window = metadata.get("{}.attention.sliding_window") or None
-    no_rope_every = 4 if metadata.architecture == "smollm3" else layers + 1
+    family = FAMILIES[metadata.architecture]
+    traits = families.FAMILIES[family]
+    no_rope_every = 4 if family == "smollm3" else layers + 1
     return ModelSpec(
-        family=metadata.architecture,
+        family=family,
         hidden_size=hidden,
         intermediate_size=int(metadata.require("{}.feed_forward_length")),
         num_layers=layers,
@@ -161,13 +179,48 @@ def _spec(metadata: Metadata, file_tensors: Mapping[str, GGUFTensor]) -> ModelSp
         norm_eps=float(metadata.require("{}.attention.layer_norm_rms_epsilon")),
         rope=_rope(metadata, head_dim, file_tensors),
         rope_layers=tuple((layer + 1) % no_rope_every != 0 for layer in range(layers)),
-        windows=(int(window) if window else None,) * layers,
+        windows=_windows(metadata, layers),
         tied_embeddings="output.weight" not in file_tensors,
         qkv_bias="blk.0.attn_q.bias" in file_tensors,
         o_bias="blk.0.attn_output.bias" in file_tensors,
         mlp_bias="blk.0.ffn_down.bias" in file_tensors,
         qk_norm="blk.0.attn_q_norm.weight" in file_tensors,
+        qk_norm_whole=traits.qk_norm_whole,
+        pre_norms=traits.pre_norms,
+        post_norms=traits.post_norms,
+        activation=families.ACTIVATIONS[traits.activation],
+        local_rope=_local_rope(metadata, traits.local_theta, head_dim),
     )
+
+
+def _windows(metadata: Metadata, layers: int) -> tuple[int | None, ...]:
+    """Of all layers, or of all but every sixth in Gemma 3, whose files don't say which."""
+    window = int(metadata.get("{}.attention.sliding_window") or 0) or None
+    full_every = 6 if metadata.architecture == "gemma3" else layers + 1
+    return tuple(window if (layer + 1) % full_every else None for layer in range(layers))
+
+
+def _local_rope(metadata: Metadata, theta: float | None, head_dim: int) -> rope.Rope | None:
+    if theta is None:
+        return None
+    theta = float(metadata.get("{}.rope.freq_base_swa", theta))
+    return rope.Rope(theta, int(metadata.get("{}.rope.dimension_count") or head_dim))
+
+
+def _multipliers(metadata: Metadata, spec: ModelSpec) -> Multipliers:
+    """Files of Gemma 3 leave them out; of Granite they keep what logits are divided by."""
+    if metadata.architecture == "gemma3":
+        of_27b = spec.num_layers == LAYERS_OF_GEMMA3_27B
+        width = spec.hidden_size / spec.num_heads if of_27b else spec.head_dim
+        return Multipliers(embedding=math.sqrt(spec.hidden_size), attention=width**-0.5)
+    if metadata.architecture == "granite":
+        return Multipliers(
+            embedding=float(metadata.get("{}.embedding_scale", 1.0)),
+            residual=float(metadata.get("{}.residual_scale", 1.0)),
+            logits=1.0 / float(metadata.get("{}.logit_scale", 1.0)),
+            attention=float(metadata.get("{}.attention.scale", 0.0)) or None,
+        )
+    return Multipliers()
 
 
 def _rope(metadata: Metadata, head_dim: int, file_tensors: Mapping[str, GGUFTensor]) -> rope.Rope:

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ from edgert.bundle import GenerationDefaults, Origin
 from edgert.errors import CheckpointError
 
 from . import Checkpoint, FloatArray, RowSlice, StoredTensor, TokenizerFiles, row_ranges
-from .families import FAMILIES, spec_from_config
+from .families import FAMILIES, multipliers_from_config, spec_from_config
+from .multipliers import OnePlus, scaled
 from .sampling import thinks
 from .spec import ModelSpec
 
@@ -40,6 +42,12 @@ NAMES = {
 }
 MATRICES = ("q", "k", "v", "o", "gate", "up", "down")  # of a layer
 FUSED = {"qkv": ("q", "k", "v"), "gate_up": ("gate", "up")}
+# With norms behind attention and MLP, the name that is elsewhere of the norm before the MLP means another.
+POST_NORMS = {
+    "attn_post_norm": "post_attention_layernorm",
+    "mlp_norm": "pre_feedforward_layernorm",
+    "mlp_post_norm": "post_feedforward_layernorm",
+}
 DTYPES = ("F32", "F16", "BF16")
 
 
@@ -69,23 +77,29 @@ def open_folder(folder: Path) -> Checkpoint:
     file_tensors = _file_tensors(folder)
     tokenizer = _tokenizer_files(folder)
     generation = _optional_json(folder / "generation_config.json")
+    factors = multipliers_from_config(config).factors(spec)
     return Checkpoint(
         spec=spec,
-        tensors=_canonical(spec, file_tensors, folder),
+        tensors=scaled(_canonical(spec, file_tensors, folder), factors),
         tokenizer=tokenizer,
         generation=_generation(config, generation, tokenizer),
         names_temperature=_names_temperature(generation),
-        name_in_file=name_in_file,
+        name_in_file=partial(name_in_file, _names(spec)),
+        factors=factors,
         origin=Origin(source=_source_name(config, folder), license=_license(folder)),
     )
 
 
-def name_in_file(name: str) -> str:
+def _names(spec: ModelSpec) -> Mapping[str, str]:
+    return {**NAMES, **POST_NORMS} if spec.post_norms else NAMES
+
+
+def name_in_file(names: Mapping[str, str], name: str) -> str:
     """A tensor's name in the checkpoint: `layers.3.q.weight` → `model.layers.3.self_attn.q_proj.weight`."""
     stem, _, kind = name.rpartition(".")
     short = stem.rpartition(".")[2]
     layer = f"model.{stem.removesuffix(short)}" if stem != short else ""
-    return f"{layer}{NAMES[short]}.{kind}"
+    return f"{layer}{names[short]}.{kind}"
 
 
 def matrix_modules(spec: ModelSpec) -> dict[str, tuple[str, ...]]:
@@ -94,11 +108,11 @@ def matrix_modules(spec: ModelSpec) -> dict[str, tuple[str, ...]]:
     `model.layers.3.self_attn.q_proj` is `layers.3.q.weight`; a fused one is several, from top to bottom.
     """
     kinds = ("qkv", "o", "gate_up", "down") if FAMILIES[spec.family].fused else MATRICES
-    modules = {}
+    names, modules = _names(spec), {}
     for layer in range(spec.num_layers):
         for kind in kinds:
             parts = FUSED.get(kind, (kind,))
-            module = name_in_file(f"layers.{layer}.{kind}.weight").removesuffix(".weight")
+            module = name_in_file(names, f"layers.{layer}.{kind}.weight").removesuffix(".weight")
             modules[module] = tuple(f"layers.{layer}.{part}.weight" for part in parts)
     return modules
 
@@ -176,8 +190,8 @@ def _shards(folder: Path) -> list[Path]:
 def _canonical(
     spec: ModelSpec, file_tensors: dict[str, StoredTensor], folder: Path
 ) -> dict[str, StoredTensor]:
-    """Rename, split what is stored fused, drop what transformers recomputes."""
-    back = {theirs: ours for ours, theirs in NAMES.items()}
+    """Rename, split what is stored fused, drop what transformers recomputes; norms as they multiply."""
+    back = {theirs: ours for ours, theirs in _names(spec).items()}
     tensors: dict[str, StoredTensor] = {}
     for key, tensor in file_tensors.items():
         if key.endswith("rotary_emb.inv_freq"):  # a buffer that old checkpoints saved
@@ -190,6 +204,8 @@ def _canonical(
         for name, part in _unfuse(spec, ours, tensor):
             tensors[f"{layer}{name}.{match[3]}"] = part
     _check_tied_head(spec, tensors, folder)
+    if FAMILIES[spec.family].one_plus_norms:
+        return {name: OnePlus(tensor) if "norm" in name else tensor for name, tensor in tensors.items()}
     return tensors
 
 

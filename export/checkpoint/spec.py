@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import math
 from dataclasses import MISSING, dataclass, fields
+from typing import Literal
 
 from .rope import Rope
+
+Activation = Literal["silu", "gelu_tanh"]
 
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """A decoder-only transformer with RMSNorm, rotary attention and a gated SiLU feed-forward.
+    """A decoder-only transformer with RMSNorm, rotary attention and a gated feed-forward.
 
     `rope_layers` and `windows` have one entry per layer: whether it rotates, and how many of the latest
-    tokens it sees (None: all of them). A model in another basis (basis.py) may need a matrix before its head,
-    `head_mix`, and Hadamard matrices of `down_block` before down (0: none).
+    tokens it sees (None: all of them). `local_rope`: how layers with a window rotate, where that differs.
+    `pre_norms` stand before attention and MLP, `post_norms` between these and the residual stream. `qk_norm`
+    is of each head, with `qk_norm_whole` of all heads together. A model in another basis (basis.py) may need
+    a matrix before its head, `head_mix`, and Hadamard matrices of `down_block` before down (0: none).
     """
 
     family: str
@@ -35,6 +40,11 @@ class ModelSpec:
     o_bias: bool
     mlp_bias: bool
     qk_norm: bool
+    qk_norm_whole: bool = False
+    pre_norms: bool = True
+    post_norms: bool = False
+    activation: Activation = "silu"
+    local_rope: Rope | None = None
     head_mix: bool = False
     down_block: int = 0
 
@@ -61,6 +71,12 @@ class ModelSpec:
     def kv_size(self) -> int:
         return self.num_kv_heads * self.head_dim
 
+    def layer_rope(self, layer: int) -> Rope | None:
+        """How a layer rotates queries and keys, None if it doesn't."""
+        if not self.rope_layers[layer]:
+            return None
+        return self.local_rope if self.local_rope and self.windows[layer] else self.rope
+
     def tensors(self) -> dict[str, tuple[int, ...]]:
         """Name and shape of every tensor a checkpoint of this model must hold, and no other."""
         shapes: dict[str, tuple[int, ...]] = {
@@ -77,9 +93,9 @@ class ModelSpec:
         return shapes
 
     def _layer_tensors(self) -> dict[str, tuple[int, ...]]:
+        kinds = ("norm",) * self.pre_norms + ("post_norm",) * self.post_norms
         shapes: dict[str, tuple[int, ...]] = {
-            "attn_norm.weight": (self.hidden_size,),
-            "mlp_norm.weight": (self.hidden_size,),
+            f"{part}_{kind}.weight": (self.hidden_size,) for part in ("attn", "mlp") for kind in kinds
         }
         for name, rows, columns, bias in (
             ("q", self.q_size, self.hidden_size, self.qkv_bias),
@@ -94,7 +110,8 @@ class ModelSpec:
             if bias:
                 shapes[f"{name}.bias"] = (rows,)
         if self.qk_norm:
-            shapes["q_norm.weight"] = shapes["k_norm.weight"] = (self.head_dim,)
+            shapes["q_norm.weight"] = (self.q_size if self.qk_norm_whole else self.head_dim,)
+            shapes["k_norm.weight"] = (self.kv_size if self.qk_norm_whole else self.head_dim,)
         return shapes
 
     @property
