@@ -6,10 +6,9 @@ import pytest
 
 from edgert.bundle import GraphFacts
 from edgert.devices import load
-from edgert.engine.decoder import Decoder
+from edgert.engine.decoder import open_decoder
 from edgert.engine.engine import Engine
 from edgert.engine.graph_session import GraphSession
-from edgert.engine.growing import GrowingRunner
 from edgert.engine.sequence import Sequence
 
 VOCAB, HEADS, DIM = 40, 2, 8
@@ -90,10 +89,11 @@ def decoder(request, tmp_path, bundles):
     facts = dataclasses.replace(
         bundle.manifest.model, num_layers=1, num_kv_heads=HEADS, head_dim=DIM, vocab_size=VOCAB
     )
-    graphs = {"growing.onnx": GraphFacts("fp32", ("laptop-cpu",), "fp32")}
+    graph = GraphFacts("fp32", ("laptop-cpu",), "fp32", cache="growing")
+    graphs = {"growing.onnx": graph}
     opened = dataclasses.replace(bundle, manifest=dataclasses.replace(bundle.manifest, graphs=graphs))
     session = GraphSession(opened, load("laptop-cpu"), "growing.onnx", path)
-    return Decoder(GrowingRunner(session, facts, 64, rows=3), VOCAB, 256)
+    return open_decoder(session, facts, graph, 64, 256, conversations=3)
 
 
 def test_steps_and_chunks_equal_reading_the_whole(decoder):

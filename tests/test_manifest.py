@@ -224,9 +224,9 @@ def test_a_bundle_with_folders_can_be_replaced(measured, checkpoints):
 
 def test_an_export_writes_nothing_that_no_reader_accepts(tmp_path):
     source = tiny.write(
-        tmp_path / "c", tiny.Tiny(generation={"do_sample": True, "temperature": 0.7, "top_k": -1})
+        tmp_path / "c", tiny.Tiny(generation={"do_sample": True, "temperature": 0.7, "top_p": 1.5})
     )
-    with pytest.raises(edgert.CheckpointError, match=r"c: generation\.top_k: -1 is below 0"):
+    with pytest.raises(edgert.CheckpointError, match=r"c: generation\.top_p: 1.5 is above 1"):
         export(source, tmp_path / "b", ExportOptions(verify=False, calibrate=False))
     assert not (tmp_path / "b").exists()
 

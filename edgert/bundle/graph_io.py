@@ -30,8 +30,6 @@ SHARED = "shared"
 GROWING = "growing"
 CACHES = (SHARED, GROWING)
 
-POSITION_IDS = "position_ids"  # int64 (batch, sequence): where the graph of another exporter asks for it
-
 PARTS = ("key", "value")  # of the cache of a layer: (batch, KV heads, context, head_dim) each
 
 

@@ -6,8 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from edgert.bundle import GraphFacts, ModelFacts
+from edgert.bundle import GraphFacts, ModelFacts, graph_io
 from edgert.engine.graph_session import GraphSession, RunOptions
+from edgert.engine.growing import GrowingRunner
 from edgert.engine.kv_pool import KVPool
 from edgert.engine.runner import InPlaceRunner, Logits, Runner
 from edgert.engine.slots import Slot
@@ -23,8 +24,8 @@ class Decoder:
     """Tokens in, logits out, over the rows of a KV cache. One thread at a time may use it.
 
     `slots` are its rows and what they hold. A row gives the same logits, bit for bit, whether it decodes
-    alone or with others, and however its tokens were cut by `chunk_sizes`. Other kernels read one token alone,
-    which round otherwise.
+    alone or with others, and however its tokens were cut by `chunk_sizes`. Other kernels read one token
+    alone, which round otherwise.
     """
 
     def __init__(self, runner: Runner, vocab: int, chunk: int) -> None:
@@ -135,5 +136,10 @@ def open_decoder(
 
     `chunk`: the most tokens of a prompt that are read in one run.
     """
-    pool = KVPool(session, facts, context, kv=graph.kv, rows=conversations)
-    return Decoder(InPlaceRunner(session, facts, pool), facts.vocab_size, chunk)
+    runner: Runner
+    if graph.cache == graph_io.GROWING:
+        runner = GrowingRunner(session, facts, context, conversations)
+    else:
+        pool = KVPool(session, facts, context, kv=graph.kv, rows=conversations)
+        runner = InPlaceRunner(session, facts, pool)
+    return Decoder(runner, facts.vocab_size, chunk)
