@@ -207,6 +207,10 @@ def test_files_may_lie_in_folders(measured):
         open_bundle(folder)
 
 
+def test_a_folder_may_be_a_text(bundles):
+    assert open_bundle(str(bundles())).manifest == open_bundle(bundles()).manifest
+
+
 def test_a_bundle_with_folders_can_be_replaced(measured, checkpoints):
     folder, table = measured
     (folder / "adapters").mkdir()

@@ -147,7 +147,7 @@ class AsyncStream(Reading, AsyncIterator[Chunk]):
         return self._next()
 
     async def reply(self) -> Reply:
-        """The whole answer, with what is still to come. After `stop`, what there is of it."""
+        """The whole answer: waits for what is still to come, unless `stop` or `aclose` was called before."""
         async for _ in self:
             pass
         return self._reply()

@@ -109,8 +109,9 @@ class Bundle:
                 raise BundleError(f"{self.path(name)}: damaged (another SHA-256); export or pull it again")
 
 
-def open_bundle(folder: Path) -> Bundle:
+def open_bundle(folder: str | Path) -> Bundle:
     """Read the manifest and check that every file is there with its size. Raises BundleError."""
+    folder = Path(folder)
     path = folder / MANIFEST
     if not path.exists():
         raise BundleError(_no_bundle(folder))
