@@ -60,9 +60,14 @@ CATALOG = (
     Entry("smollm2-360m-instruct", "Apache-2.0", 362, HubSource("HuggingFaceTB/SmolLM2-360M-Instruct")),
     Entry("smollm2-1.7b-instruct", "Apache-2.0", 1711, HubSource("HuggingFaceTB/SmolLM2-1.7B-Instruct")),
     Entry("qwen3-0.6b", "Apache-2.0", 596, HubSource("Qwen/Qwen3-0.6B")),
+    Entry("qwen3-1.7b", "Apache-2.0", 1721, HubSource("Qwen/Qwen3-1.7B")),
+    Entry("qwen3-4b", "Apache-2.0", 4022, HubSource("Qwen/Qwen3-4B")),
+    Entry("gemma-3-270m-it", "Gemma", 268, HubSource("google/gemma-3-270m-it")),
+    Entry("gemma-3-1b-it", "Gemma", 1000, HubSource("google/gemma-3-1b-it")),
     Entry("r1-distill-qwen-1.5b", "MIT", 1777, HubSource("deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B")),
     Entry("r1-distill-qwen-7b", "MIT", 7616, HubSource("deepseek-ai/DeepSeek-R1-Distill-Qwen-7B")),
     Entry("r1-distill-llama-8b", "Llama 3.1", 8030, HubSource("deepseek-ai/DeepSeek-R1-Distill-Llama-8B")),
+    Entry("r1-0528-qwen3-8b", "MIT", 8191, HubSource("deepseek-ai/DeepSeek-R1-0528-Qwen3-8B")),
 )
 
 

@@ -43,6 +43,7 @@ TURN_ENDS = (
     "<|end|>",
     "<|eot_id|>",
     "<|end_of_text|>",
+    "<end_of_turn>",
     "<｜end▁of▁sentence｜>",
 )
 
