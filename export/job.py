@@ -16,7 +16,7 @@ from edgert.errors import EdgertWarning, FidelityError, UsageError
 from . import DEFAULT_MAX_CONTEXT, ExportOptions, Progress
 from .checkpoint import Checkpoint
 from .checkpoint.adapter import merged
-from .checkpoint.basis import rotated
+from .checkpoint.basis import READ_BLOCK, rotated
 from .checkpoint.sampling import thinks
 from .checkpoint.spec import ModelSpec
 from .matrix import MatrixName, matrices
@@ -145,7 +145,8 @@ class Job:
         if options.quant == "int4":
             recipe = with_fine_head(recipe, self.checkpoint, matrices(self.checkpoint))
         power_of_two = spec.intermediate_size & -spec.intermediate_size
-        hadamard = min(recipe.hadamard, power_of_two) if recipe.rotated else 0
+        wanted = max(recipe.hadamard, READ_BLOCK) if spec.post_norms else recipe.hadamard
+        hadamard = min(wanted, power_of_two) if recipe.rotated else 0
         calibrated = recipe.calibrated and options.calibrate
         return replace(recipe, scheme=options.quant, hadamard=hadamard, calibrated=calibrated)
 

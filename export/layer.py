@@ -126,9 +126,11 @@ def layer_nodes(
 def _reading(b: Builder, x: ir.Value, residual: ir.Value | None, name: str) -> tuple[ir.Value, ir.Value]:
     """What attention or MLP read of x + residual, and that sum as the next residual."""
     if b.spec.pre_norms:
-        return norm(b, x, residual, name)
-    summed = x if residual is None else b.op("Add", [x, residual], f"{name}/residual")
-    return summed, summed
+        read, residual = norm(b, x, residual, name)
+    else:
+        read = residual = x if residual is None else b.op("Add", [x, residual], f"{name}/residual")
+    size = b.spec.read_block
+    return (_in_blocks(b, read, f"{name}/hadamard", size, b.spec.hidden_size) if size else read), residual
 
 
 def _post_norm(b: Builder, x: ir.Value, name: str) -> ir.Value:
@@ -221,7 +223,7 @@ def _mlp(b: Builder, x: ir.Value, layer: int) -> ir.Value:
     up = b.linear(x, MatrixName(layer, "up"), biases[1:])
     product = b.op("Mul", [_activated(b, gate, prefix), up], f"{prefix}.mlp")
     if b.spec.down_block:
-        product = _in_blocks(b, product, f"{prefix}.hadamard")
+        product = _in_blocks(b, product, f"{prefix}.hadamard", b.spec.down_block, b.spec.intermediate_size)
     return b.linear(product, MatrixName(layer, "down"), [f"{prefix}.down.bias"] if b.spec.mlp_bias else [])
 
 
@@ -231,12 +233,12 @@ def _activated(b: Builder, gate: ir.Value, prefix: str) -> ir.Value:
     return b.op("QuickGelu", [gate], f"{prefix}.silu", alpha=1.0)  # with alpha 1 SiLU in one node
 
 
-def _in_blocks(b: Builder, x: ir.Value, name: str) -> ir.Value:
-    """x (batch, sequence, n) with every block of `down_block` channels times a Hadamard matrix."""
-    size = b.spec.down_block
-    blocks = b.op("Reshape", [x, b.shared("blocks", np.array([0, 0, -1, size], np.int64))], f"{name}/blocks")
-    turned = b.op("MatMul", [blocks, b.shared("hadamard", hadamard(size))], name)
-    whole = b.shared("whole", np.array([0, 0, b.spec.intermediate_size], np.int64))
+def _in_blocks(b: Builder, x: ir.Value, name: str, size: int, width: int) -> ir.Value:
+    """x (batch, sequence, width) with every block of `size` channels times a Hadamard matrix."""
+    shape = b.shared(f"blocks.{size}", np.array([0, 0, -1, size], np.int64))
+    blocks = b.op("Reshape", [x, shape], f"{name}/blocks")
+    turned = b.op("MatMul", [blocks, b.shared(f"hadamard.{size}", hadamard(size))], name)
+    whole = b.shared(f"whole.{width}", np.array([0, 0, width], np.int64))
     return b.op("Reshape", [turned, whole], f"{name}/flat")
 
 

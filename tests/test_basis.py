@@ -5,6 +5,7 @@ import pytest
 import reference
 import tiny
 
+from edgert.bundle import open_bundle
 from edgert.export.checkpoint.basis import rotated
 from edgert.export.checkpoint.source import open_checkpoint
 from edgert.export.layerwise import Layerwise
@@ -32,6 +33,19 @@ def test_layer_by_layer_in_any_basis_equals_the_reference(family, down_block, ch
     expected = reference.forward(config, tiny.random_tensors(config), IDS.tolist(), len(IDS))
     assert np.abs(expected).max() > 1
     assert np.abs(logits(checkpoint) - expected).max() < 1e-3
+
+
+@pytest.mark.parametrize(("family", "block"), [("gemma3", 64), ("olmo2", 64), ("llama", 0)])
+def test_streams_that_norms_tie_to_their_basis_are_rotated_when_they_are_read(family, block, checkpoints):
+    turned = rotated(open_checkpoint(checkpoints(family)))
+    assert turned.spec.read_block == block
+    assert turned.spec.head_mix == (family == "llama")
+
+
+def test_their_int8_bundles_rotate_the_input_of_down_too(bundles):
+    """In blocks of a power of two that divides the intermediate size, 96."""
+    assert open_bundle(bundles("gemma3")).manifest.quantization.hadamard == 32
+    assert open_bundle(bundles("llama")).manifest.quantization.hadamard == 0
 
 
 @pytest.mark.parametrize("size", [1, 7, 64, 576, 896, 1536, 4096])

@@ -62,7 +62,7 @@ def test_rewound_cache_equals_a_fresh_one(bundles):
     assert np.abs(again - fresh).max() < 1e-4
 
 
-@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3", "phi3"])
+@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3", "phi3", "gemma3", "granite", "olmo2"])
 def test_int8_stays_close_to_fp32(family, bundles):
     exact, quantized = decoder(bundles(family, "fp32")).score(IDS), decoder(bundles(family)).score(IDS)
     error = np.sqrt(((quantized - exact) ** 2).mean()) / np.sqrt((exact**2).mean())

@@ -6,8 +6,8 @@ them loses less to quantization than one with an outlier. Heads are rotated like
 input of down, which no weight can rotate, in blocks at run time. After QuaRot (Ashkboos et al., 2024,
 arXiv:2404.00456); unlike there, sizes need not be powers of two, and tied embeddings stay tied.
 
-A norm between a matrix and the residual stream (Gemma 3, OLMo 2) ties the stream to its basis. Such models
-keep it, and only heads and down are rotated.
+A norm between a matrix and the residual stream (Gemma 3, OLMo 2) ties the stream to its basis. There, what
+layers read of the stream is rotated in blocks at run time, too.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ from .spec import ModelSpec
 
 Transform = Callable[[FloatArray], FloatArray]
 
+READ_BLOCK = 64  # at most: channels of the residual stream that are rotated together when they are read
+
 
 def rotated(checkpoint: Checkpoint, down_block: int = 0) -> Checkpoint:
     """The checkpoint in a random basis; what it computes is the same up to float32 rounding.
@@ -39,10 +41,13 @@ def rotated(checkpoint: Checkpoint, down_block: int = 0) -> Checkpoint:
         rotator.rotate_heads(layer)
         if down_block:
             rotator.rotate_down(layer, down_block)
-    if not spec.post_norms:
+    spec = replace(spec, down_block=down_block)
+    if spec.post_norms:
+        spec = replace(spec, read_block=min(READ_BLOCK, spec.hidden_size & -spec.hidden_size))
+        rotator.rotate_reads(layers, spec.read_block)
+    else:
+        spec = replace(spec, head_mix=spec.tied_embeddings)
         rotator.rotate_stream(layers)
-    head_mix = spec.tied_embeddings and not spec.post_norms
-    spec = replace(spec, head_mix=head_mix, down_block=down_block)
     return replace(checkpoint, spec=spec, tensors=rotator.tensors)
 
 
@@ -66,6 +71,12 @@ class _Rotator:
     def rotate_down(self, layer: str, block: int) -> None:
         """The columns of down, whose input the graph rotates."""
         self._columns(f"{layer}.down", _in_blocks(block))
+
+    def rotate_reads(self, layers: list[str], block: int) -> None:
+        """The columns of what reads the residual stream, whose input the graph rotates."""
+        for layer in layers:
+            for name in ("q", "k", "v", "gate", "up"):
+                self._columns(f"{layer}.{name}", _in_blocks(block))
 
     def rotate_stream(self, layers: list[str]) -> None:
         """The residual stream: what is looked up, what layers read and write, what the head reads."""
