@@ -19,8 +19,8 @@ class ModelSpec:
     tokens it sees (None: all of them). `local_rope`: how layers with a window rotate, where that differs.
     `pre_norms` stand before attention and MLP, `post_norms` between these and the residual stream. `qk_norm`
     is of each head, with `qk_norm_whole` of all heads together. A model in another basis (basis.py) may need
-    a matrix before its head, `head_mix`, and Hadamard matrices at run time (0: none): of `down_block` before down, of `read_block` before
-    what reads the residual stream.
+    a matrix before its head, `head_mix`, and Hadamard matrices at run time (0: none): of `down_block` before
+    down, of `read_block` before what reads the residual stream.
     """
 
     family: str
