@@ -7,14 +7,14 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check --quiet
 AS_ROOT := $(if $(filter-out 0,$(shell id -u)),sudo -n)
 
-.PHONY: chat test test-parity test-window test-webgpu test-arm64 test-arm64-full check bench clean
+.PHONY: chat test test-parity test-optimum test-window test-webgpu test-arm64 test-arm64-full check bench clean
 
 chat: $(VENV)/export.stamp
 	@$(BIN)/edgert pull smollm2-135m-instruct > /dev/null
 	@$(BIN)/edgert chat
 
 test: $(VENV)/test.stamp
-	$(BIN)/python -m pytest -m "not parity and not webgpu and not arm64"
+	$(BIN)/python -m pytest -m "not parity and not webgpu and not arm64 and not optimum"
 
 # The NumPy reference of the tests against transformers, merged adapters against PEFT: heavy, needs torch.
 test-parity: $(VENV)/parity.stamp
@@ -26,6 +26,10 @@ test-window: $(VENV)/test.stamp
 	|| { $(AS_ROOT) apt-get -qq update && $(AS_ROOT) apt-get -qq -y --no-install-recommends install xvfb; } \
 	|| { echo "test-window needs Xvfb, for which it can't be root here: apt install xvfb"; exit 1; }
 	$(BIN)/python -m pytest -k window tests/test_examples.py
+
+# Tiny checkpoints of many architectures by way of Optimum: heavy, needs torch.
+test-optimum: $(VENV)/test.stamp $(VENV)/optimum.stamp
+	$(BIN)/python -m pytest -m optimum
 
 # The WebGPU plugin without a GPU: Debian's chromium brings SwiftShader, a Vulkan driver in software.
 SWIFTSHADER := /usr/lib/chromium/vk_swiftshader_icd.json

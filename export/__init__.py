@@ -78,21 +78,17 @@ def export(
     """
     options = options or ExportOptions()
     require_extra()
-    from .checkpoint import source as sources  # after the check
-    from .destination import destination
-    from .job import open_job
+    from .destination import destination  # after the check
+    from .road import open_road
 
-    if options.via == "optimum":
-        raise UsageError("--via optimum is not built yet: use auto or direct")
     profiles = tuple(devices.load(name) for name in dict.fromkeys(options.devices or (devices.DEFAULT,)))
     place = destination(folder)
     for read in (source, *options.adapters):
         if place.real in (read.resolve(), *read.resolve().parents):
             raise UsageError(f"{read} lies inside {folder}: export to another place")
     with place.written_aside(force=options.force) as aside:
-        checkpoint = sources.open_checkpoint(source)
         name = options.name or folder.name or place.real.name
-        job = open_job(checkpoint, options, profiles, name, progress or _silent)
+        job = open_road(source, options, profiles, name, progress or _silent)
         try:
             manifest = job.run(aside)
         except UsageError:

@@ -14,7 +14,8 @@ import numpy as np
 from edgert.errors import UsageError
 from edgert.text.tokenizer import Tokenizer
 
-from .checkpoint import Checkpoint, Tokens
+from .checkpoint import Tokens
+from .checkpoint.source import Readable
 
 WINDOW_TOKENS = 256  # each window starts from an empty cache
 MAX_WINDOWS = 32  # of either kind: 8,192 tokens
@@ -30,7 +31,7 @@ class Sample:
     following: Tokens
 
 
-def read_sample(checkpoint: Checkpoint, path: Path | None, context: int = WINDOW_TOKENS) -> Sample:
+def read_sample(checkpoint: Readable, path: Path | None, context: int = WINDOW_TOKENS) -> Sample:
     """The built-in sample, or a user's own text, in the checkpoint's tokens; no window exceeds `context`.
 
     Raises UsageError.
@@ -55,7 +56,7 @@ def read_sample(checkpoint: Checkpoint, path: Path | None, context: int = WINDOW
     return Sample(name, here[::2][:MAX_WINDOWS], here[1::2][:MAX_WINDOWS], after[1::2][:MAX_WINDOWS])
 
 
-def _encoded(checkpoint: Checkpoint, text: str) -> tuple[list[int], list[int]]:
+def _encoded(checkpoint: Readable, text: str) -> tuple[list[int], list[int]]:
     """The tokens that the runtime starts every text with (BOS, if any), and those of this text."""
     defaults = checkpoint.generation
     tokenizer = Tokenizer(checkpoint.tokenizer.tokenizer, defaults.bos_token_id, defaults.add_bos)

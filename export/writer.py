@@ -31,7 +31,7 @@ from edgert.bundle.graph_io import FP32, KV_KINDS
 from edgert.bundle.manifest import parse_manifest
 
 from .calibration import Calibration
-from .checkpoint import Checkpoint, Tokens
+from .checkpoint import Checkpoint, TokenizerFiles, Tokens
 from .datafile import DataFile, Extent, write_matrix
 from .genai import genai_config
 from .graph import build
@@ -100,7 +100,7 @@ def write_bundle(checkpoint: Checkpoint, aside: Path, plan: Plan, progress: Prog
         model = build(checkpoint.spec, checkpoint.vector, plan.context, "genai")
         _save(model, aside / GENAI_GRAPH, layout, plan.device_groups[0].recipe)
     write_texts(checkpoint, aside, plan.context)
-    files = {DATA: data.facts} | _facts_of(aside)
+    files = {DATA: data.facts} | facts_of(aside)
     return _manifest(checkpoint, plan, files, plan.recipe.quantization(named))
 
 
@@ -168,18 +168,18 @@ class _DataLayout:
 def _save(model: ir.Model, path: Path, layout: _DataLayout, recipe: Recipe) -> None:
     slots = lower(model, layout.matrices, recipe)
     _point(model, slots, layout.extents)
-    _externalize(model, layout.data, layout.constants)
+    externalize(model, layout.data, layout.constants)
     ir.save(model, path)
 
 
 def _point(model: ir.Model, slots: list[Slot], extents: Mapping[tuple[MatrixName, str], Extent]) -> None:
     """Give every slot the bytes of its piece; two slots may share them."""
     for slot in slots:
-        _set_external(slot.value, extents[slot.matrix, slot.piece])
+        set_external(slot.value, extents[slot.matrix, slot.piece])
         model.graph.register_initializer(slot.value)
 
 
-def _externalize(model: ir.Model, data: DataFile, constants: dict[str, Extent]) -> None:
+def externalize(model: ir.Model, data: DataFile, constants: dict[str, Extent]) -> None:
     """Move norms, biases and rope tables to the data file, once for all graphs."""
     for value in model.graph.initializers.values():
         tensor = value.const_value
@@ -188,10 +188,10 @@ def _externalize(model: ir.Model, data: DataFile, constants: dict[str, Extent]) 
         name = str(value.name)
         if name not in constants:
             constants[name] = data.append([tensor.numpy()])
-        _set_external(value, constants[name])
+        set_external(value, constants[name])
 
 
-def _set_external(value: ir.Value, extent: Extent) -> None:
+def set_external(value: ir.Value, extent: Extent) -> None:
     if value.shape is None or value.dtype is None:
         raise ValueError(f"initializer '{value.name}' has no shape or type")
     value.const_value = ir.ExternalTensor(
@@ -200,13 +200,16 @@ def _set_external(value: ir.Value, extent: Extent) -> None:
 
 
 def write_texts(checkpoint: Checkpoint, aside: Path, context: int) -> None:
-    files = checkpoint.tokenizer
+    write_tokenizer(checkpoint.tokenizer, aside)
+    config = genai_config(checkpoint.spec, checkpoint.generation, context)
+    write_text(aside / GENAI_CONFIG, json.dumps(config, indent=2) + "\n")
+
+
+def write_tokenizer(files: TokenizerFiles, aside: Path) -> None:
     write_text(aside / TOKENIZER, files.tokenizer)
     write_text(aside / TOKENIZER_CONFIG, json.dumps(files.config, indent=2, ensure_ascii=False) + "\n")
     if files.chat_template is not None:
         write_text(aside / CHAT_TEMPLATE, files.chat_template)
-    config = genai_config(checkpoint.spec, checkpoint.generation, context)
-    write_text(aside / GENAI_CONFIG, json.dumps(config, indent=2) + "\n")
 
 
 def write_text(path: Path, text: str) -> FileFacts:
@@ -218,7 +221,7 @@ def write_text(path: Path, text: str) -> FileFacts:
     return file_facts(path)
 
 
-def _facts_of(aside: Path) -> dict[str, FileFacts]:
+def facts_of(aside: Path) -> dict[str, FileFacts]:
     """Facts of every file but the data file, whose hash is already known."""
     files = {path.relative_to(aside).as_posix(): path for path in sorted(aside.rglob("*")) if path.is_file()}
     return {name: file_facts(path) for name, path in files.items() if name != DATA}

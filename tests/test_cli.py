@@ -69,7 +69,8 @@ def test_export_then_generate(source, tmp_path):
     exported = run("export", source, tmp_path / "b")
     assert exported.exit_code == 0, exported.output
     size = f"{open_bundle(tmp_path / 'b').size / 1e6:.1f} MB"
-    first, measured = exported.stdout.splitlines()
+    first, road, measured = exported.stdout.splitlines()
+    assert road == "via         direct"
     assert first == f"{tmp_path / 'b'}: {size}, ready for: edgert chat {tmp_path / 'b'}"
     assert measured.startswith("fidelity    mean KL 0.0") and "8192 tokens" in measured
     assert exported.stderr == ""  # no progress bar where there is no terminal

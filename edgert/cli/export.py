@@ -43,7 +43,8 @@ if TYPE_CHECKING:
     "--via",
     type=click.Choice(["auto", "direct", "optimum"]),
     default="auto",
-    help="What builds the bundle. optimum is not built yet.",
+    help="What builds the graph: edgert itself (direct), or Optimum, which knows many more families and "
+    "needs the extra [optimum]. auto: edgert where it knows the family.",
 )
 @click.option("--force", is_flag=True, help="Replace a bundle that is there already.")
 @click.option(
@@ -74,8 +75,17 @@ def export(checkpoint: Path, bundle: Path, as_json: bool, **options: Any) -> Non
         how = "chat" if CHAT_TEMPLATE in written.manifest.files else "generate --raw -p TEXT"
         ready = f"edgert {how} {shlex.quote(str(bundle))}"
         click.echo(f"{bundle}: {written.size / 1e6:.1f} MB, ready for: {ready}")
-        for line in written.manifest.fidelity_lines():
+        for line in [*_road_lines(written), *written.manifest.fidelity_lines()]:
             click.echo(line)
+
+
+def _road_lines(written: Bundle) -> list[str]:
+    """Which road the bundle came by; of Optimum's, what each pass over its graph did."""
+    from edgert.export.optimum_road.report import read_reports
+
+    reports = read_reports(written)
+    road = "optimum" if reports else "direct"
+    return [f"{'via':12}{road}", *(f"{'':12}{line}" for report in reports for line in report.lines())]
 
 
 def make_bundle(checkpoint: Path, bundle: Path, options: dict[str, Any]) -> Bundle:

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from edgert.bundle import GenerationDefaults, Origin
 from edgert.errors import CheckpointError
 
-from . import Checkpoint, FloatArray, RowSlice, StoredTensor, TokenizerFiles, row_ranges
+from . import Checkpoint, FloatArray, RowSlice, StoredTensor, row_ranges
+from .beside import read_beside
 from .families import FAMILIES, multipliers_from_config, spec_from_config
+from .json_file import read_json
 from .multipliers import OnePlus, scaled
-from .sampling import thinks
 from .spec import ModelSpec
 
 NAMES = {
@@ -75,18 +73,17 @@ def open_folder(folder: Path) -> Checkpoint:
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"{folder / 'config.json'}: {error}") from error
     file_tensors = _file_tensors(folder)
-    tokenizer = _tokenizer_files(folder)
-    generation = _optional_json(folder / "generation_config.json")
+    beside = read_beside(folder, config)
     factors = multipliers_from_config(config).factors(spec)
     return Checkpoint(
         spec=spec,
         tensors=scaled(_canonical(spec, file_tensors, folder), factors),
-        tokenizer=tokenizer,
-        generation=_generation(config, generation, tokenizer),
-        names_temperature=_names_temperature(generation),
+        tokenizer=beside.tokenizer,
+        generation=beside.generation,
+        names_temperature=beside.names_temperature,
         name_in_file=partial(name_in_file, _names(spec)),
         factors=factors,
-        origin=Origin(source=_source_name(config, folder), license=_license(folder)),
+        origin=beside.origin,
     )
 
 
@@ -115,35 +112,6 @@ def matrix_modules(spec: ModelSpec) -> dict[str, tuple[str, ...]]:
             module = name_in_file(names, f"layers.{layer}.{kind}.weight").removesuffix(".weight")
             modules[module] = tuple(f"layers.{layer}.{part}.weight" for part in parts)
     return modules
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file. Raises CheckpointError."""
-    try:
-        return parse_json(path, path.read_text("utf-8"))
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{path}: missing; is {path.parent} a Hugging Face checkpoint?") from error
-    except UnicodeDecodeError as error:
-        raise CheckpointError(f"{path}: not UTF-8 text; copy or download it again") from error
-    except OSError as error:
-        raise CheckpointError(f"{path}: {error.strerror}") from error
-
-
-def parse_json(path: Path, text: str) -> dict[str, Any]:
-    """A JSON object from the text of a file. Raises CheckpointError with the line that is wrong."""
-    try:
-        table = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise CheckpointError(
-            f"{path}, line {error.lineno}: not valid JSON ({error.msg}); mend it, or download it again"
-        ) from error
-    if not isinstance(table, dict):
-        raise CheckpointError(f"{path}: expected a JSON object")
-    return table
-
-
-def _optional_json(path: Path) -> dict[str, Any]:
-    return read_json(path) if path.exists() else {}
 
 
 def _file_tensors(folder: Path) -> dict[str, StoredTensor]:
@@ -246,87 +214,3 @@ def _same(a: StoredTensor, b: StoredTensor | None) -> bool:
         return False
     ranges = row_ranges(a.shape[0], 4096)
     return all(np.array_equal(a.rows(start, stop), b.rows(start, stop)) for start, stop in ranges)
-
-
-def _tokenizer_files(folder: Path) -> TokenizerFiles:
-    path = folder / "tokenizer.json"
-    if not path.exists():
-        raise CheckpointError(
-            f"{path}: missing; write it with transformers' AutoTokenizer(..., use_fast=True).save_pretrained"
-        )
-    config = _optional_json(folder / "tokenizer_config.json")
-    template = folder / "chat_template.jinja"
-    source = template.read_text("utf-8") if template.exists() else config.get("chat_template")
-    if isinstance(source, list):  # several named templates; "default" is the chat one
-        source = next((entry["template"] for entry in source if entry.get("name") == "default"), None)
-    text = path.read_text("utf-8")
-    parse_json(path, text)
-    return TokenizerFiles(text, config, source)
-
-
-def token_text(config: Mapping[str, Any], key: str) -> str | None:
-    """A special token's text in tokenizer_config.json: a string, or an object with `content`."""
-    value = config.get(key)
-    text = value.get("content") if isinstance(value, dict) else value
-    return str(text) if text is not None else None
-
-
-def token_id(tokenizer: str, text: str | None) -> int | None:
-    """Id of a special token in tokenizer.json."""
-    if text is None:
-        return None
-    added = json.loads(tokenizer).get("added_tokens", [])
-    return next((int(entry["id"]) for entry in added if entry["content"] == text), None)
-
-
-def _generation(
-    config: Mapping[str, Any], generation: Mapping[str, Any], files: TokenizerFiles
-) -> GenerationDefaults:
-    """Sampling defaults and every id that ends an answer, wherever the checkpoint names one."""
-    eos: list[int] = []
-    for found in (
-        generation.get("eos_token_id"),
-        config.get("eos_token_id"),
-        token_id(files.tokenizer, token_text(files.config, "eos_token")),
-    ):
-        eos += found if isinstance(found, list) else [] if found is None else [found]
-    bos = token_text(files.config, "bos_token")
-    sampled = _is_sampled(generation, files)
-    return GenerationDefaults(
-        eos_token_ids=tuple(dict.fromkeys(int(token) for token in eos)),
-        # The tokenizer's own id: config.json of the R1 distills names the end of sentence here.
-        bos_token_id=token_id(files.tokenizer, bos),
-        bos_token=bos or "",
-        eos_token=token_text(files.config, "eos_token") or "",
-        add_bos=bool(files.config.get("add_bos_token", False)) and bos is not None,
-        temperature=float(generation.get("temperature") or 1.0) if sampled else 0.0,
-        top_k=max(0, int(generation.get("top_k") or 0)) if sampled else 0,  # -1 is off in vLLM
-        top_p=float(generation.get("top_p") or 1.0) if sampled else 1.0,
-        min_p=float(generation.get("min_p") or 0.0) if sampled else 0.0,
-        repetition_penalty=float(generation.get("repetition_penalty") or 1.0),
-    )
-
-
-def _is_sampled(generation: Mapping[str, Any], files: TokenizerFiles) -> bool:
-    """transformers draws only if it is told to; a thinking model's temperature is meant in any case."""
-    meant = generation.get("temperature") is not None and thinks(files)
-    return bool(generation.get("do_sample", meant))
-
-
-def _names_temperature(generation: Mapping[str, Any]) -> bool:
-    """A temperature, or that answers are greedy."""
-    return generation.get("temperature") is not None or generation.get("do_sample") is False
-
-
-def _source_name(config: Mapping[str, Any], folder: Path) -> str:
-    return str(config.get("_name_or_path") or folder.resolve().name)
-
-
-def _license(folder: Path) -> str | None:
-    """The `license:` line of the model card's front matter, if there is one."""
-    card = folder / "README.md"
-    if not card.exists():
-        return None
-    head = card.read_text("utf-8", errors="replace")[:4096]
-    match = re.match(r"---\n.*?^license:\s*(\S+)", head, re.DOTALL | re.MULTILINE)
-    return match[1] if match else None

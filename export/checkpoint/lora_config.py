@@ -12,7 +12,7 @@ from typing import Annotated, Any
 from edgert.bundle.record import Between, read_record
 from edgert.errors import CheckpointError
 
-from .huggingface import read_json
+from .json_file import read_json
 
 CONFIG = "adapter_config.json"
 ALL_LINEAR = r"model\.layers\..*"  # "all-linear" of PEFT leaves out the head

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Protocol
 
 import tokenizers
 
+from edgert.bundle import GenerationDefaults
 from edgert.errors import BundleError, CheckpointError
 from edgert.text.template import ChatTemplate
 
-from . import Checkpoint, check_tensors, gguf, huggingface
+from . import Checkpoint, TokenizerFiles, check_tensors, gguf, huggingface
 from .sampling import recommended, thinks
 
 # What readers trip over when a field has another type than its format says.
@@ -30,7 +32,7 @@ def open_checkpoint(source: Path) -> Checkpoint:
     except MALFORMED as error:
         raise CheckpointError(f"{source}: malformed ({type(error).__name__}: {error})") from error
     check_tensors(checkpoint, source)
-    check_tokenizer(checkpoint, source)
+    check_tokenizer(checkpoint, checkpoint.spec.vocab_size, source)
     if checkpoint.names_temperature or not thinks(checkpoint.tokenizer):
         return checkpoint
     return replace(checkpoint, generation=recommended(checkpoint.generation))
@@ -46,7 +48,17 @@ def _reader(source: Path) -> Callable[[Path], Checkpoint]:
     raise CheckpointError(f"{source}: no such file or folder")
 
 
-def check_tokenizer(checkpoint: Checkpoint, source: Path) -> None:
+class Readable(Protocol):
+    """What has a tokenizer and says which tokens begin and end a text: a Checkpoint, and others."""
+
+    @property
+    def tokenizer(self) -> TokenizerFiles: ...
+
+    @property
+    def generation(self) -> GenerationDefaults: ...
+
+
+def check_tokenizer(checkpoint: Readable, vocab_size: int, source: Path) -> None:
     """Tokenizer and chat template load, and the model has an embedding for every token they can make.
 
     Raises CheckpointError.
@@ -61,12 +73,12 @@ def check_tokenizer(checkpoint: Checkpoint, source: Path) -> None:
         except BundleError as error:
             raise CheckpointError(f"{source}: {error}") from error
     for token in checkpoint.generation.eos_token_ids:
-        if not 0 <= token < checkpoint.spec.vocab_size:
+        if not 0 <= token < vocab_size:
             raise CheckpointError(f"{source}: eos_token_id {token} is outside the vocabulary")
     vocabulary = tokenizer.get_vocab(with_added_tokens=True)
     last = max(vocabulary, key=vocabulary.__getitem__)
-    if vocabulary[last] >= checkpoint.spec.vocab_size:
+    if vocabulary[last] >= vocab_size:
         raise CheckpointError(
             f"{source}: token '{last}' has id {vocabulary[last]}, the model's vocabulary ends before "
-            f"{checkpoint.spec.vocab_size}: resize the embeddings or drop the token"
+            f"{vocab_size}: resize the embeddings or drop the token"
         )

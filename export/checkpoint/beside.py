@@ -1,0 +1,123 @@
+"""Beside: what a Hugging Face folder holds besides weights: tokenizer, chat template, defaults, licence."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgert.bundle import GenerationDefaults, Origin
+from edgert.errors import CheckpointError
+
+from . import TokenizerFiles
+from .json_file import optional_json, parse_json
+from .sampling import thinks
+
+
+@dataclass(frozen=True)
+class Beside:
+    """What a folder says besides its weights; the fields are those of Checkpoint."""
+
+    tokenizer: TokenizerFiles
+    generation: GenerationDefaults
+    names_temperature: bool
+    origin: Origin
+
+
+def read_beside(folder: Path, config: Mapping[str, Any]) -> Beside:
+    """Tokenizer, defaults and origin of a folder whose config.json is `config`. Raises CheckpointError."""
+    tokenizer = _tokenizer_files(folder)
+    generation = optional_json(folder / "generation_config.json")
+    return Beside(
+        tokenizer=tokenizer,
+        generation=_generation(config, generation, tokenizer),
+        names_temperature=_names_temperature(generation),
+        origin=Origin(source=_source_name(config, folder), license=_license(folder)),
+    )
+
+
+def _tokenizer_files(folder: Path) -> TokenizerFiles:
+    path = folder / "tokenizer.json"
+    if not path.exists():
+        raise CheckpointError(
+            f"{path}: missing; write it with transformers' AutoTokenizer(..., use_fast=True).save_pretrained"
+        )
+    config = optional_json(folder / "tokenizer_config.json")
+    template = folder / "chat_template.jinja"
+    source = template.read_text("utf-8") if template.exists() else config.get("chat_template")
+    if isinstance(source, list):  # several named templates; "default" is the chat one
+        source = next((entry["template"] for entry in source if entry.get("name") == "default"), None)
+    text = path.read_text("utf-8")
+    parse_json(path, text)
+    return TokenizerFiles(text, config, source)
+
+
+def token_text(config: Mapping[str, Any], key: str) -> str | None:
+    """A special token's text in tokenizer_config.json: a string, or an object with `content`."""
+    value = config.get(key)
+    text = value.get("content") if isinstance(value, dict) else value
+    return str(text) if text is not None else None
+
+
+def token_id(tokenizer: str, text: str | None) -> int | None:
+    """Id of a special token in tokenizer.json."""
+    if text is None:
+        return None
+    added = json.loads(tokenizer).get("added_tokens", [])
+    return next((int(entry["id"]) for entry in added if entry["content"] == text), None)
+
+
+def _generation(
+    config: Mapping[str, Any], generation: Mapping[str, Any], files: TokenizerFiles
+) -> GenerationDefaults:
+    """Sampling defaults and every id that ends an answer, wherever the checkpoint names one."""
+    eos: list[int] = []
+    for found in (
+        generation.get("eos_token_id"),
+        config.get("eos_token_id"),
+        token_id(files.tokenizer, token_text(files.config, "eos_token")),
+    ):
+        eos += found if isinstance(found, list) else [] if found is None else [found]
+    bos = token_text(files.config, "bos_token")
+    sampled = _is_sampled(generation, files)
+    return GenerationDefaults(
+        eos_token_ids=tuple(dict.fromkeys(int(token) for token in eos)),
+        # The tokenizer's own id: config.json of the R1 distills names the end of sentence here.
+        bos_token_id=token_id(files.tokenizer, bos),
+        bos_token=bos or "",
+        eos_token=token_text(files.config, "eos_token") or "",
+        add_bos=bool(files.config.get("add_bos_token", False)) and bos is not None,
+        temperature=float(generation.get("temperature") or 1.0) if sampled else 0.0,
+        top_k=max(0, int(generation.get("top_k") or 0)) if sampled else 0,  # -1 is off in vLLM
+        top_p=float(generation.get("top_p") or 1.0) if sampled else 1.0,
+        min_p=float(generation.get("min_p") or 0.0) if sampled else 0.0,
+        repetition_penalty=float(generation.get("repetition_penalty") or 1.0),
+    )
+
+
+def _is_sampled(generation: Mapping[str, Any], files: TokenizerFiles) -> bool:
+    """transformers draws only if it is told to; a thinking model's temperature is meant in any case."""
+    meant = generation.get("temperature") is not None and thinks(files)
+    return bool(generation.get("do_sample", meant))
+
+
+def _names_temperature(generation: Mapping[str, Any]) -> bool:
+    """A temperature, or that answers are greedy."""
+    return generation.get("temperature") is not None or generation.get("do_sample") is False
+
+
+def _source_name(config: Mapping[str, Any], folder: Path) -> str:
+    return str(config.get("_name_or_path") or folder.resolve().name)
+
+
+def _license(folder: Path) -> str | None:
+    """The `license:` line of the model card's front matter, if there is one."""
+    card = folder / "README.md"
+    if not card.exists():
+        return None
+    head = card.read_text("utf-8", errors="replace")[:4096]
+    match = re.match(r"---\n.*?^license:\s*(\S+)", head, re.DOTALL | re.MULTILINE)
+    return match[1] if match else None

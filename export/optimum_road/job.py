@@ -1,0 +1,202 @@
+"""Job: one export by the Optimum road, from a folder to the files of a bundle and its measurement."""
+
+from __future__ import annotations
+
+import tempfile
+import warnings
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import onnx_ir as ir
+from onnx_ir.passes import Sequential
+from onnx_ir.passes import common as clean
+
+from edgert.bundle import DATA, GOLDEN, GRAPH, Bundle, FileFacts, Manifest, Quantization
+from edgert.bundle.graph_io import FP32
+from edgert.devices import DeviceProfile
+from edgert.engine import golden
+from edgert.errors import EdgertWarning, FidelityError, UsageError
+from edgert.export import DEFAULT_MAX_CONTEXT, ExportOptions, Progress
+from edgert.export.forms import Blocks, Form
+from edgert.export.matrix import EMBEDDING
+from edgert.export.recipe import Recipe, fp32, int4, int8, shared
+from edgert.export.sample import Sample, read_sample
+from edgert.export.writer import facts_of, write_manifest, write_text, write_tokenizer
+
+from . import require_extra
+from .interface import settle
+from .lookups import look_up
+from .passport import measure
+from .products import HEAD, store_products
+from .report import PASSES, to_json
+from .store import Store
+from .student import Student, count_weights, open_student
+from .tracing import trace, warn_of_cost
+from .writing import Graph, describe, write_graph
+
+BLOCK_SIZE = 32  # nothing else makes up for large blocks here: no rotation, no calibration
+
+
+@dataclass(frozen=True)
+class OptimumJob:
+    """What to make of a student, for which devices."""
+
+    student: Student
+    options: ExportOptions
+    profiles: tuple[DeviceProfile, ...]
+    name: str
+    progress: Progress
+    context: int
+
+    def run(self, aside: Path) -> Manifest:
+        """Write the bundle into `aside`. Raises ValueError, CheckpointError, FidelityError, UsageError."""
+        recipe = self.recipe()
+        sample = self._sample()
+        warn_of_cost(count_weights(self.student.folder))
+        self.progress("Tracing", 0, 1)
+        with tempfile.TemporaryDirectory(prefix=".edgert-traced-", dir=aside.parent) as scratch:
+            traced = trace(self.student.folder, Path(scratch))
+            self.progress("Tracing", 1, 1)
+            graph = self._lowered(traced, recipe)
+            data = write_graph(graph, aside, lambda *done: self.progress("Exporting", *done))
+            write_tokenizer(self.student.tokenizer, aside)
+            write_text(aside / PASSES, to_json(graph.reports))
+            manifest = self._manifest(graph, recipe, {DATA: data} | facts_of(aside))
+            if sample is not None:
+                manifest = self._measured(traced, graph, manifest, sample, aside)
+        self._check(manifest)
+        write_manifest(manifest, aside)
+        return manifest
+
+    def recipe(self) -> Recipe:
+        """Forms of the devices, in small blocks; not rotated, not calibrated. Raises UsageError."""
+        if self.options.quant == "fp32":
+            return fp32()
+        recipes = [self._recipe(profile) for profile in self.profiles]
+        if len({recipe.label for recipe in recipes}) > 1:
+            named = " and ".join(profile.name for profile in self.profiles)
+            raise UsageError(f"{named} read weights in different ways: via optimum, export one for each")
+        return replace(
+            shared(recipes), scheme=self.options.quant, rotated=False, calibrated=False, hadamard=0
+        )
+
+    def _recipe(self, profile: DeviceProfile) -> Recipe:
+        make, wanted = (int8, profile.int8) if self.options.quant == "int8" else (int4, profile.int4)
+        usual = BLOCK_SIZE if wanted.form == "blocks" else None
+        return make(profile, self.options.block_size or usual)
+
+    def _lowered(self, traced: Path, recipe: Recipe) -> Graph:
+        """The traced graph with edgert's inputs and outputs, and its matrices in their forms."""
+        model = ir.load(traced)
+        Sequential(
+            clean.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+            clean.IdentityEliminationPass(),
+        )(model)
+        cache, report = settle(model)
+        store = Store(lambda name: form_of(recipe, name))
+        reports = (report, look_up(model, store), store_products(model, store))
+        clean.RemoveUnusedNodesPass()(model)
+        return Graph(model, cache, store, reports)
+
+    def _manifest(self, graph: Graph, recipe: Recipe, files: dict[str, FileFacts]) -> Manifest:
+        devices = tuple(profile.name for profile in self.profiles)
+        quantization = _quantization(recipe, graph.store)
+        return describe(
+            student=self.student,
+            name=self.name,
+            context=self.context,
+            graph=graph,
+            form=recipe.label,
+            quantization=quantization,
+            devices=devices,
+            files=files,
+        )
+
+    def _measured(
+        self, traced: Path, graph: Graph, manifest: Manifest, sample: Sample, aside: Path
+    ) -> Manifest:
+        found = measure(
+            traced,
+            graph.cache,
+            Bundle(aside, manifest),
+            sample,
+            lambda *done: self.progress("Measuring", *done),
+        )
+        facts = replace(manifest.graphs[GRAPH], fidelity=found.fidelity[GRAPH])
+        files = {**manifest.files, GOLDEN: write_text(aside / GOLDEN, golden.to_json(found.golden))}
+        return replace(manifest, graphs={GRAPH: facts}, sample=sample.name, files=files)
+
+    def _sample(self) -> Sample | None:
+        if not self.options.verify or self.options.quant == "fp32":
+            return None
+        return read_sample(self.student, self.options.calibration, self.context)
+
+    def _check(self, manifest: Manifest) -> None:
+        found, bound = manifest.graphs[GRAPH].fidelity, self.options.max_kl
+        if bound is not None and found is not None and found.mean_kl > bound:
+            raise FidelityError(
+                f"mean KL {found.mean_kl:.4f} is above --max-kl {bound}. More bits or a smaller --block-size "
+                "lose less"
+            )
+
+
+def open_optimum_job(
+    source: Path, options: ExportOptions, profiles: tuple[DeviceProfile, ...], name: str, progress: Progress
+) -> OptimumJob:
+    """Read and check everything but the weights. Raises CheckpointError, MissingExtra, UsageError."""
+    if not source.is_dir():
+        raise UsageError(f"{source}: --via optimum takes a Hugging Face folder")
+    _refuse_options(options)
+    student = open_student(source)
+    require_extra(f"exporting {student.family} via optimum")
+    return OptimumJob(student, options, profiles, name, progress, _context(options.max_context, student))
+
+
+def _refuse_options(options: ExportOptions) -> None:
+    """Raise UsageError for what the direct road alone can do."""
+    if options.quant == "mixed":
+        raise UsageError("--quant mixed needs the direct road: via optimum take int8, int4 or fp32")
+    if options.kv not in (None, FP32.name):
+        raise UsageError(f"--kv {options.kv} needs the direct road: via optimum keys and values are fp32")
+    if options.adapters:
+        raise UsageError("--adapter needs the direct road: merge it into the checkpoint with PEFT first")
+
+
+def _context(asked: int | None, student: Student) -> int:
+    limit = student.max_context
+    if asked is None:
+        if not student.names_context:
+            warnings.warn(
+                f"config.json names no longest context: the bundle holds {limit} tokens; "
+                "--max-context says otherwise",
+                EdgertWarning,
+                stacklevel=2,
+            )
+        return min(limit, DEFAULT_MAX_CONTEXT)
+    if asked < 1 or (student.names_context and asked > limit):
+        raise UsageError(f"--max-context must be between 1 and the model's {limit}, not {asked}")
+    return asked
+
+
+def form_of(recipe: Recipe, name: str) -> Form:
+    """The tables take the head's form; 8 bits for them where the others have 4."""
+    if name not in (HEAD, str(EMBEDDING)):
+        return recipe.forms["down"]
+    return (recipe.wide or recipe.forms)["head"]
+
+
+def _quantization(recipe: Recipe, store: Store) -> Quantization:
+    """What `Recipe.quantization` tells of the direct road's matrices."""
+    weights = sum(matrix.size for matrix in store.matrices.values())
+    stored = sum(store.forms[name].bytes(matrix.shape) for name, matrix in store.matrices.items())
+    usual = recipe.forms["down"]
+    blocks = {"down": usual, "head": recipe.forms["head"]}
+    sizes = {kind: form.block_size for kind, form in blocks.items() if isinstance(form, Blocks)}
+    return Quantization(
+        scheme=recipe.scheme,
+        bits=usual.bits,
+        block_size=sizes,
+        accuracy_level=usual.accuracy_level if isinstance(usual, Blocks) else 0,
+        exceptions={name: form.bits for name, form in store.forms.items() if form.bits != usual.bits},
+        bits_per_weight=round(stored * 8 / weights, 3) if weights else 0.0,
+    )

@@ -1,0 +1,134 @@
+"""Student: what a Hugging Face folder of any family says of itself, and what is no student at all."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgert.bundle import GenerationDefaults, Origin
+from edgert.errors import CheckpointError
+from edgert.export.checkpoint import TokenizerFiles
+from edgert.export.checkpoint.beside import read_beside
+from edgert.export.checkpoint.json_file import read_json
+from edgert.export.checkpoint.sampling import recommended, thinks
+from edgert.export.checkpoint.source import check_tokenizer
+
+Config = Mapping[str, Any]
+
+# Families call one size by many names; the first that is there counts.
+HIDDEN = ("hidden_size", "n_embd", "d_model", "dim")
+INTERMEDIATE = ("intermediate_size", "ffn_dim", "n_inner", "ffn_hidden_size", "d_ff", "hidden_dim")
+HEADS = ("num_attention_heads", "n_head", "n_heads", "num_heads")
+CONTEXT = ("max_position_embeddings", "n_positions", "max_seq_len", "n_ctx", "seq_length")
+EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
+USUAL_CONTEXT = 2048  # where positions have no limit of their own (ALiBi)
+
+# What the last word of an architecture's name says; anything else that isn't a causal language model, too.
+KINDS = {
+    "ForSequenceClassification": "classifies texts",
+    "ForTokenClassification": "classifies tokens",
+    "ForQuestionAnswering": "marks answers in a text",
+    "ForMaskedLM": "is an encoder that fills in masked words",
+    "ForConditionalGeneration": "is an encoder with a decoder, or reads images or sound",
+    "ForImageTextToText": "reads images",
+    "ForVision2Seq": "reads images",
+    "ForSpeechSeq2Seq": "reads sound",
+    "Model": "gives embeddings, not a next token",
+}
+CAUSAL = ("ForCausalLM", "LMHeadModel")
+
+
+@dataclass(frozen=True)
+class Student:
+    """Sizes as config.json names them, and what lies beside the weights."""
+
+    folder: Path
+    family: str
+    hidden_size: int
+    intermediate_size: int
+    num_heads: int
+    vocab_size: int
+    max_context: int
+    tokenizer: TokenizerFiles
+    generation: GenerationDefaults
+    origin: Origin
+    names_context: bool
+
+
+def open_student(folder: Path) -> Student:
+    """Read a folder's texts. Raises CheckpointError, for what is no decoder of text, too."""
+    config = read_json(folder / "config.json")
+    refuse_other_kinds(config, folder)
+    beside = read_beside(folder, config)
+    generation = beside.generation
+    if not beside.names_temperature and thinks(beside.tokenizer):
+        generation = recommended(generation)
+    hidden = _size(config, HIDDEN, folder)
+    student = Student(
+        folder=folder,
+        family=str(config["model_type"]),
+        hidden_size=hidden,
+        intermediate_size=_named(config, INTERMEDIATE) or 4 * hidden,
+        num_heads=_size(config, HEADS, folder),
+        vocab_size=_size(config, ("vocab_size",), folder),
+        max_context=_named(config, CONTEXT) or USUAL_CONTEXT,
+        tokenizer=beside.tokenizer,
+        generation=generation,
+        origin=beside.origin,
+        names_context=_named(config, CONTEXT) is not None,
+    )
+    check_tokenizer(student, student.vocab_size, folder)
+    return student
+
+
+def count_weights(folder: Path) -> int:
+    """About how many weights a folder's files hold, by their size: two bytes each if they say so."""
+    files = [*folder.glob("*.safetensors")] or [*folder.glob("pytorch_model*.bin")]
+    config = read_json(folder / "config.json")
+    stored = str(config.get("dtype") or config.get("torch_dtype") or "float32")
+    return sum(path.stat().st_size for path in files) // (4 if stored == "float32" else 2)
+
+
+def refuse_other_kinds(config: Config, folder: Path) -> None:
+    """Raise CheckpointError, saying what it is, for everything but a decoder of text."""
+    place = folder / "config.json"
+    if "model_type" not in config:
+        raise CheckpointError(f"{place}: model_type is missing")
+    family, name = config["model_type"], next(iter(config.get("architectures") or ()), "")
+    what = _kind(config, name)
+    if what:
+        label = f"{name} ({family})" if name else f"a {family}"
+        raise CheckpointError(f"{place}: {label} {what}: out of scope, edgert runs decoders of text")
+    if config.get("quantization_config"):
+        raise CheckpointError(f"{place}: the checkpoint is already quantized: export the original weights")
+
+
+def _kind(config: Config, name: str) -> str | None:
+    """What a checkpoint is instead of a decoder of text; None if it is one."""
+    if any(key in config for key in ("vision_config", "audio_config")):
+        return "reads images or sound"
+    if config.get("is_encoder_decoder"):
+        return "is an encoder with a decoder"
+    if any((_integer(config.get(key)) or 0) > 1 for key in EXPERTS):
+        return "is a mixture of experts"
+    if not name or name.endswith(CAUSAL):
+        return None
+    return next((said for end, said in KINDS.items() if name.endswith(end)), "is no causal language model")
+
+
+def _size(config: Config, names: tuple[str, ...], folder: Path) -> int:
+    found = _named(config, names)
+    if found is None:
+        raise CheckpointError(f"{folder / 'config.json'}: none of {', '.join(names)} is a number above 0")
+    return found
+
+
+def _named(config: Config, names: tuple[str, ...]) -> int | None:
+    numbers = (_integer(config.get(name)) for name in names)
+    return next((number for number in numbers if number and number > 0), None)
+
+
+def _integer(value: object) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) else None

@@ -1,0 +1,78 @@
+"""Tracing: Optimum turns a checkpoint into an fp32 ONNX graph, in a process of its own.
+
+That process imports torch and transformers, and its memory is gone with it. It runs no code of the
+checkpoint's and reaches no network.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+from edgert.errors import CheckpointError, EdgertWarning
+
+TASK = "text-generation-with-past"
+TRACED = "model.onnx"
+
+# Measured: tracing holds the fp32 weights two and a half times; it starts torch, then goes through them.
+MEMORY_PER_WEIGHT = 10  # bytes
+START_SECONDS, SECONDS_PER_WEIGHT = 15, 1e-7
+
+
+def trace(source: Path, target: Path) -> Path:
+    """Write the graph with past keys and values into `target`; its path. Raises CheckpointError."""
+    command = [sys.executable, "-m", __name__, str(source), str(target)]
+    offline = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    done = subprocess.run(
+        command,
+        check=False,
+        env={**os.environ, **offline},
+        capture_output=True,
+        encoding="utf-8",
+        errors="replace",
+    )
+    graph = target / TRACED
+    if done.returncode or not graph.is_file():
+        said = [line for line in done.stderr.splitlines() if line.strip()] or [f"exit {done.returncode}"]
+        raise CheckpointError(f"{source}: Optimum can't trace it: {said[-1].strip()}")
+    return graph
+
+
+def warn_of_cost(weights: int) -> None:
+    """Tell what tracing so many weights takes, before it begins."""
+    gigabytes, minutes = weights * MEMORY_PER_WEIGHT / 1e9, _seconds(weights) / 60
+    took = f"{minutes:.0f} minutes" if minutes >= 2 else f"{_seconds(weights):.0f} seconds"
+    warnings.warn(
+        f"via optimum: tracing takes about {max(1, gigabytes):.0f} GB of memory and {took}",
+        EdgertWarning,
+        stacklevel=2,
+    )
+
+
+def _seconds(weights: int) -> float:
+    return START_SECONDS + weights * SECONDS_PER_WEIGHT
+
+
+def main() -> None:
+    """Trace argv[1] into the folder argv[2]; what goes wrong is the last line on standard error."""
+    from optimum.exporters.onnx import main_export
+
+    source, target = sys.argv[1:]
+    main_export(
+        source,
+        output=target,
+        task=TASK,
+        dtype="fp32",
+        device="cpu",
+        do_validation=False,
+        no_post_process=True,
+        local_files_only=True,
+        trust_remote_code=False,
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,128 @@
+"""Writing: a traced graph with its matrices stored, as the files of a bundle, and what its manifest says."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+import onnx_ir as ir
+
+from edgert import __version__
+from edgert.bundle import DATA, GRAPH, FileFacts, GraphFacts, Manifest, ModelFacts, Quantization
+from edgert.bundle.graph_io import FP32, GROWING
+from edgert.bundle.manifest import GROWING_CACHE
+from edgert.export.datafile import DataFile, Extent, write_matrix
+from edgert.export.layer import MICROSOFT
+from edgert.export.matrix import EMBEDDING
+from edgert.export.writer import INLINE_BYTES, Progress, set_external
+
+from .interface import Cache
+from .products import HEAD
+from .report import Report
+from .store import Store
+from .student import Student
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A graph that the passes have been over: its cache, its matrices, and what the passes report."""
+
+    model: ir.Model
+    cache: Cache
+    store: Store
+    reports: tuple[Report, ...]
+
+    @property
+    def parameters(self) -> int:
+        """Weights of stored matrices, and numbers of all other float constants."""
+        others = [
+            value.const_value
+            for value in self.model.graph.initializers.values()
+            if value.const_value is not None and value.const_value.dtype == ir.DataType.FLOAT
+        ]
+        matrices = sum(matrix.size for matrix in self.store.matrices.values())
+        return matrices + sum(math.prod(tensor.shape.numpy()) for tensor in others)
+
+
+def write_graph(graph: Graph, aside: Path, progress: Progress) -> FileFacts:
+    """Write the graph and its data into `aside`; facts of the data. Raises ValueError."""
+    matrices = graph.store.matrices
+    done, total = 0, sum(matrix.size for matrix in matrices.values())
+
+    def advance(weights: int) -> None:
+        nonlocal done
+        done += weights
+        progress(done, total)
+
+    extents: dict[tuple[str, str], Extent] = {}
+    with DataFile(aside / DATA) as data:
+        for name, matrix in matrices.items():
+            try:
+                written = write_matrix(data, matrix, graph.store.forms[name], None, advance)
+            except FloatingPointError as error:
+                raise ValueError(f"matrix '{name}' {error}") from error
+            extents |= {(name, piece): extent for piece, extent in written.items()}
+        _take_over_constants(graph.model, data)
+    for place in graph.store.places:
+        set_external(place.value, extents[place.matrix, place.piece])
+        graph.model.graph.register_initializer(place.value)
+    graph.model.opset_imports[MICROSOFT] = 1
+    ir.save(graph.model, aside / GRAPH)
+    onnx.checker.check_model(str(aside / GRAPH))
+    return data.facts
+
+
+def _take_over_constants(model: ir.Model, data: DataFile) -> None:
+    """Norms, biases, other tables: to the data file; small ones into the graph."""
+    for value in model.graph.initializers.values():
+        tensor = value.const_value
+        if tensor is None:
+            continue
+        if tensor.nbytes < INLINE_BYTES:
+            value.const_value = ir.tensor(tensor.numpy().copy(), name=str(value.name))
+            continue
+        value.shape, value.dtype = ir.Shape(tensor.shape.numpy()), tensor.dtype
+        set_external(value, data.append([tensor.numpy()]))
+
+
+def describe(
+    *,
+    student: Student,
+    name: str,
+    context: int,
+    graph: Graph,
+    form: str,
+    quantization: Quantization,
+    devices: tuple[str, ...],
+    files: Mapping[str, FileFacts],
+) -> Manifest:
+    """The manifest of a bundle with this one graph."""
+    cache, store = graph.cache, graph.store
+    facts = ModelFacts(
+        family=student.family,
+        parameters=graph.parameters,
+        num_layers=cache.num_layers,
+        hidden_size=student.hidden_size,
+        intermediate_size=student.intermediate_size,
+        num_heads=student.num_heads,
+        num_kv_heads=cache.num_kv_heads,
+        head_dim=cache.head_dim,
+        vocab_size=store.matrices[HEAD].shape[0] if HEAD in store.matrices else student.vocab_size,
+        context=context,
+        tied_embeddings=str(EMBEDDING) in store.matrices and HEAD not in store.matrices,
+    )
+    return Manifest(
+        requires=(GROWING_CACHE,),
+        name=name,
+        model=facts,
+        quantization=quantization,
+        devices=devices,
+        generation=student.generation,
+        origin=student.origin,
+        edgert=__version__,
+        files=files,
+        graphs={GRAPH: GraphFacts(form, devices, FP32.name, cache=GROWING)},
+    )
