@@ -20,8 +20,10 @@ from edgert.answering.request import Options, Request, request
 from edgert.answering.stream import AsyncStream, Stream, wait_for, waker
 from edgert.bundle import CHAT_TEMPLATE, Bundle, open_bundle
 from edgert.engine import loading, memory
+from edgert.engine.adapters import NO_ADAPTER, read_adapter
 from edgert.engine.decoder import Logits
 from edgert.engine.engine import Engine
+from edgert.engine.graph_session import OrtValue
 from edgert.engine.sequence import Sequence
 from edgert.engine.worker import Worker
 from edgert.errors import DeviceError, EdgertWarning, PromptTooLong, UsageError
@@ -68,6 +70,8 @@ class Model:
         self.sampling = _default_sampling(bundle)
         self._vocab = bundle.manifest.model.vocab_size
         self._worker = Worker(Engine(loaded.decoder))
+        self.adapter: str | None = None
+        self._adapters: dict[str, Mapping[str, OrtValue]] = {}
         memory.give_back()
 
     def stream(self, prompt: Prompt, **options: Unpack[Options]) -> Stream:
@@ -136,6 +140,23 @@ class Model:
         `options` are those of all its answers. Raises UsageError.
         """
         return Conversation(self, system, messages, options)
+
+    def use(self, adapter: str | None) -> None:
+        """Answer with an adapter of the bundle from now on, or with the base alone for None.
+
+        Takes milliseconds; what conversations have cached is computed again. Raises UsageError for unknown
+        names, and while something is being answered.
+        """
+        if adapter is not None and adapter not in self._adapters:
+            self._adapters[adapter] = read_adapter(self.bundle, adapter)
+        values = NO_ADAPTER if adapter is None else self._adapters[adapter]
+
+        def switch(engine: Engine) -> None:
+            engine.decoder.use(values)
+            self.adapter = adapter
+
+        if not self._worker.do_while_idle(switch):
+            raise UsageError("something is being answered: choose an adapter before or after that")
 
     def close(self) -> None:
         """End all answers, as cancelled, and let go of graph and caches. Nothing can be asked after that."""

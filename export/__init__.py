@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from edgert import devices
-from edgert.bundle import Bundle, Manifest
+from edgert.bundle import ADAPTER_NAME, Bundle, Manifest
 from edgert.bundle.graph_io import FP32, KV_KINDS
 from edgert.errors import CheckpointError, MissingExtra, UsageError
 
@@ -33,6 +34,7 @@ class ExportOptions:
     adds it where a device wants it. `target_size`, bytes of all matrices, and `max_kl`, nats per token, bound
     what `mixed` may take; `max_kl` makes any other export fail above it.
     `adapters`: folders of PEFT LoRAs, merged into the checkpoint one after the other.
+    `separate_adapters`: others by the names to choose them by, which stay beside it in the bundle.
     `calibrate` False rounds every weight to the nearest step, which is quicker and loses more.
     `calibration`: a text instead of the built-in sample. `verify`: measure the bundle at the end.
     """
@@ -51,6 +53,7 @@ class ExportOptions:
     calibration: Path | None = None
     verify: bool = True
     adapters: tuple[Path, ...] = ()
+    separate_adapters: Mapping[str, Path] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.quant == "mixed" and self.target_size is None and self.max_kl is None:
@@ -61,6 +64,9 @@ class ExportOptions:
             raise UsageError(f"--max-kl must be above 0, not {self.max_kl}")
         if self.max_kl is not None and not self.verify:
             raise UsageError("--max-kl needs the measurement that --no-verify leaves out")
+        for name in self.separate_adapters:
+            if not re.fullmatch(ADAPTER_NAME, name):
+                raise UsageError(f"{name!r} is no name for an adapter: letters, digits, - and _ make one")
         if self.kv not in (None, *KV_KINDS):
             raise UsageError(f"--kv must be {' or '.join(KV_KINDS)}, not {self.kv}")
         if self.max_kl is not None and self.quant == "fp32" and self.kv in (None, FP32.name):
@@ -83,7 +89,7 @@ def export(
 
     profiles = tuple(devices.load(name) for name in dict.fromkeys(options.devices or (devices.DEFAULT,)))
     place = destination(folder)
-    for read in (source, *options.adapters):
+    for read in (source, *options.adapters, *options.separate_adapters.values()):
         if place.real in (read.resolve(), *read.resolve().parents):
             raise UsageError(f"{read} lies inside {folder}: export to another place")
     with place.written_aside(force=options.force) as aside:

@@ -40,6 +40,8 @@ OPSETS = {"": 21, MICROSOFT: 1}
 # onnxruntime-genai passes an attention mask and wants the last position.
 Feeds = Literal["edgert", "genai"]
 
+NOTHING_ADAPTED: Mapping[MatrixName, tuple[int, int]] = {}
+
 
 def build(
     spec: ModelSpec,
@@ -49,11 +51,13 @@ def build(
     *,
     kv: KVKind = FP32,
     scales: Sequence[KVScales] | None = None,
+    adapted: Mapping[MatrixName, tuple[int, int]] = NOTHING_ADAPTED,
 ) -> ir.Model:
     """The graph of a model; `vector` reads its norms and biases by name. `kv`: how keys and values
-    are cached, with the `scales` of each layer if it is a kind that has some.
+    are cached, with the `scales` of each layer if it is a kind that has some. `adapted`: rows and columns of
+    the matrices that adapters may change.
     """
-    b = Builder(spec, vector)
+    b = Builder(spec, vector, adapted)
     inputs = _inputs(feeds)
     positions = _positions(b, inputs, max_context, feeds)
     caches = [_cache(spec, layer, kv, scales[layer] if scales else None) for layer in range(spec.num_layers)]
@@ -66,7 +70,7 @@ def build(
     logits = _head(b, normed, inputs)
 
     graph = ir.Graph(
-        [*inputs.values(), *(value for cache in caches for value in cache.past)],
+        [*inputs.values(), *(value for cache in caches for value in cache.past), *b.adapter_inputs],
         [logits, *(value for cache in caches for value in cache.present)],
         nodes=b.tape.nodes,
         initializers=b.tape.initializers,

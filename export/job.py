@@ -15,8 +15,8 @@ from edgert.errors import EdgertWarning, FidelityError, UsageError
 
 from . import DEFAULT_MAX_CONTEXT, ExportOptions, Progress
 from .checkpoint import Checkpoint
-from .checkpoint.adapter import merged
-from .checkpoint.basis import READ_BLOCK, rotated
+from .checkpoint.adapter import merged, open_adapter
+from .checkpoint.basis import READ_BLOCK, rotated, turns
 from .checkpoint.sampling import thinks
 from .checkpoint.spec import ModelSpec
 from .matrix import MatrixName, matrices
@@ -25,6 +25,7 @@ from .passport import measure
 from .recipe import Recipe, fp32, int4, int8, shared, with_fine_head
 from .sample import Sample, read_sample
 from .sensitivity import Group, by_layer, by_matrix, costs
+from .separate import SeparateAdapter
 from .writer import DeviceGroup, Plan, preview, write_bundle, write_manifest, write_text
 
 INT8_CALIBRATION_WINDOWS = 8  # they calibrate 8-bit weights as well as four times as many do
@@ -90,7 +91,20 @@ class Job:
         recipe = self._shared_recipe()
         return preview(
             self.checkpoint,
-            Plan(self.name, recipe, self._device_groups(recipe), self.context, self._caches()),
+            self._plan(recipe),
+        )
+
+    def _plan(self, recipe: Recipe) -> Plan:
+        groups, adapters = self._device_groups(recipe), self._adapters(recipe)
+        return Plan(self.name, recipe, groups, self.context, self._caches(), adapters=adapters)
+
+    def _adapters(self, recipe: Recipe) -> tuple[SeparateAdapter, ...]:
+        """Those that stay beside the base, in its basis."""
+        separate = self.options.separate_adapters
+        turned = turns(self.checkpoint, recipe.hadamard) if recipe.rotated and separate else {}
+        return tuple(
+            SeparateAdapter(name, open_adapter(folder, self.checkpoint), turned)
+            for name, folder in separate.items()
         )
 
     def _mixed(
@@ -117,7 +131,7 @@ class Job:
 
     def _written(self, in_basis: Checkpoint, recipe: Recipe, sample: Sample | None, aside: Path) -> Manifest:
         """Everything but the manifest file, measured if that is wanted."""
-        plan = Plan(self.name, recipe, self._device_groups(recipe), self.context, self._caches())
+        plan = self._plan(recipe)
         if sample is not None:
             windows = INT8_CALIBRATION_WINDOWS if self.options.quant == "int8" else None
             plan = replace(plan, calibrating=sample.calibrating[:windows])

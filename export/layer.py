@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from edgert.bundle import graph_io
 from edgert.bundle.graph_io import FP32, KVKind
 
 from .checkpoint import FloatArray
@@ -35,10 +36,12 @@ Vectors = Callable[[str], FloatArray]
 
 @dataclass
 class Builder:
-    """Records nodes in order; one for each graph."""
+    """Records nodes in order; one for each graph. `adapted`: (rows, columns) of what adapters may change."""
 
     spec: ModelSpec
     vector: Vectors
+    adapted: Mapping[MatrixName, tuple[int, int]] = field(default_factory=dict)
+    adapter_inputs: list[ir.Value] = field(default_factory=list)
     tape: ir.tape.Tape = field(default_factory=ir.tape.Tape)
     constants: dict[str, ir.Value] = field(default_factory=dict)
 
@@ -69,7 +72,23 @@ class Builder:
         inputs: list[ir.Value | None] = [x]
         if bias:
             inputs.append(self.bias(matrix, bias))
-        return self.tape.op("Linear", inputs, {"matrix": str(matrix)}, domain=ABSTRACT, name=str(matrix))
+        y = self.tape.op("Linear", inputs, {"matrix": str(matrix)}, domain=ABSTRACT, name=str(matrix))
+        return self._with_adapter(y, x, matrix) if matrix in self.adapted else y
+
+    def _with_adapter(self, y: ir.Value, x: ir.Value, matrix: MatrixName) -> ir.Value:
+        """y + x · A · B: inputs that have a default, of rank 0."""
+        rows, columns = self.adapted[matrix]
+        a, b = (graph_io.lora(str(matrix), part) for part in graph_io.LORA_PARTS)
+        for name, shape, rank_axis in ((a, (columns, 0), 1), (b, (0, rows), 0)):
+            value = self.constant(name, np.zeros(shape, np.float32))
+            free: list[int | str] = list(shape)
+            free[rank_axis] = f"{matrix}.rank"
+            value.type, value.shape = ir.TensorType(ir.DataType.FLOAT), ir.Shape(free)
+            self.adapter_inputs.append(value)
+        value_a, value_b = self.adapter_inputs[-2:]
+        narrow = self.op("MatMul", [x, value_a], f"{matrix}/{graph_io.LORA_PARTS[0]}")
+        added = self.op("MatMul", [narrow, value_b], f"{matrix}/{graph_io.LORA_PARTS[1]}")
+        return self.op("Add", [y, added], f"{matrix}/adapted")
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import numpy as np
 from .checkpoint import Checkpoint, FloatArray, StoredTensor, row_ranges
 from .checkpoint.spec import ModelSpec
 
+PARTS = {"qkv": ("q", "k", "v"), "o": ("o",), "gate": ("gate",), "up": ("up",), "down": ("down",)}
 CHUNK_WEIGHTS = 1 << 20  # 4 MB of float32 at a time: stays in cache while it is quantized
 
 
@@ -71,14 +72,19 @@ class Matrix:
         return np.concatenate([part.rows(0, part.shape[0]) for part in self.parts])
 
 
+def part_names(name: MatrixName) -> tuple[str, ...]:
+    """The tensors that a layer's matrix is made of, top to bottom."""
+    return tuple(f"layers.{name.layer}.{part}.weight" for part in PARTS[name.kind])
+
+
 def matrices(checkpoint: Checkpoint) -> dict[MatrixName, Matrix]:
     """Every matrix of the graph, in the order the graph meets them. A tied head is the embedding itself."""
     tensors, head = checkpoint.tensors, head_name(checkpoint.spec)
     named = {EMBEDDING: Matrix((tensors["embedding.weight"],))}
     for layer in range(checkpoint.spec.num_layers):
-        for kind, parts in (("qkv", "q k v"), ("o", "o"), ("gate", "gate"), ("up", "up"), ("down", "down")):
-            stack = tuple(tensors[f"layers.{layer}.{part}.weight"] for part in parts.split())
-            named[MatrixName(layer, kind)] = Matrix(stack)
+        for kind in PARTS:
+            name = MatrixName(layer, kind)
+            named[name] = Matrix(tuple(tensors[part] for part in part_names(name)))
     if head != EMBEDDING:
         named[head] = Matrix((tensors["head.weight"],))
     return named

@@ -13,6 +13,7 @@ import onnx_ir as ir
 
 from edgert import __version__
 from edgert.bundle import (
+    ADAPTERS,
     CHAT_TEMPLATE,
     DATA,
     GENAI_CONFIG,
@@ -20,6 +21,7 @@ from edgert.bundle import (
     MANIFEST,
     TOKENIZER,
     TOKENIZER_CONFIG,
+    AdapterFacts,
     FileFacts,
     GraphFacts,
     Manifest,
@@ -39,6 +41,7 @@ from .layer import KVScales
 from .lower import Slot, lower
 from .matrix import Matrix, MatrixName, matrices
 from .recipe import Recipe
+from .separate import SeparateAdapter
 
 INLINE_BYTES = 1024  # smaller constants live in the graph, where shape inference can see them
 
@@ -59,8 +62,8 @@ class DeviceGroup:
 @dataclass(frozen=True)
 class Plan:
     """What to make of a checkpoint: the bundle's name, its storage recipe, who reads it, longest context,
-    which caches of keys and values there are, the default first, and the tokens to calibrate on, (windows,
-    tokens).
+    which caches of keys and values there are, the default first, the tokens to calibrate on, (windows,
+    tokens), and the adapters to choose from.
     """
 
     name: str
@@ -69,6 +72,12 @@ class Plan:
     context: int
     caches: tuple[str, ...] = (FP32.name,)
     calibrating: Tokens | None = None
+    adapters: tuple[SeparateAdapter, ...] = ()
+
+    def adapted(self, named: Mapping[MatrixName, Matrix]) -> dict[MatrixName, tuple[int, int]]:
+        """Rows and columns of the matrices that some adapter changes."""
+        changed = {name for adapter in self.adapters for name in adapter.matrices()}
+        return {name: matrix.shape for name, matrix in named.items() if name in changed}
 
     def graphs(self) -> dict[str, tuple[DeviceGroup, str]]:
         """File names of the graphs, the one to run by default first; their groups and caches."""
@@ -95,11 +104,16 @@ def write_bundle(checkpoint: Checkpoint, aside: Path, plan: Plan, progress: Prog
         for filename, (group, kv) in plan.graphs().items():
             kind = KV_KINDS[kv]
             scales = _kv_scales(calibration) if kind.scaled else None
-            model = build(checkpoint.spec, checkpoint.vector, plan.context, kv=kind, scales=scales)
+            adapted = plan.adapted(named)
+            model = build(
+                checkpoint.spec, checkpoint.vector, plan.context, kv=kind, scales=scales, adapted=adapted
+            )
             _save(model, aside / filename, layout, group.recipe)
         model = build(checkpoint.spec, checkpoint.vector, plan.context, "genai")
         _save(model, aside / GENAI_GRAPH, layout, plan.device_groups[0].recipe)
     write_texts(checkpoint, aside, plan.context)
+    for adapter in plan.adapters:
+        adapter.write(aside / adapter.file, named)
     files = {DATA: data.facts} | facts_of(aside)
     return _manifest(checkpoint, plan, files, plan.recipe.quantization(named))
 
@@ -262,4 +276,6 @@ def _manifest(
         edgert=__version__,
         files=files,
         graphs=graphs,
+        requires=(ADAPTERS,) if plan.adapters else (),
+        adapters={a.name: AdapterFacts(a.file, a.adapter.name) for a in plan.adapters},
     )

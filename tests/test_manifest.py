@@ -37,6 +37,7 @@ def measured(format_3):
     table["origin"]["adapters"] = []
     for graph in table["graphs"].values():
         graph["cache"] = "shared"
+    table["adapters"] = {}
     path.write_text(json.dumps(table), "utf-8")
     return format_3, table
 
@@ -81,13 +82,13 @@ def test_other_formats_are_refused_in_a_line(measured, version, remedy):
 
 def test_what_a_bundle_requires_is_named_before_anything_else_is_read(measured, monkeypatch):
     folder, table = measured
-    write(folder, {**table, "requires": ["adapters"], "graphs": "another way to write them"})
-    wanted = f"this bundle needs 'adapters', which edgert {edgert.__version__} does not know: update edgert"
+    write(folder, {**table, "requires": ["telepathy"], "graphs": "another way to write them"})
+    wanted = f"this bundle needs 'telepathy', which edgert {edgert.__version__} does not know: update edgert"
     with pytest.raises(BundleError, match=wanted):
         open_bundle(folder)
-    write(folder, {**table, "requires": ["adapters"]})
-    monkeypatch.setattr(manifests, "FEATURES", frozenset({"adapters"}))
-    assert open_bundle(folder).manifest.requires == ("adapters",)
+    write(folder, {**table, "requires": ["telepathy"]})
+    monkeypatch.setattr(manifests, "FEATURES", frozenset({"telepathy"}))
+    assert open_bundle(folder).manifest.requires == ("telepathy",)
 
 
 def test_a_cache_that_grows_is_required_by_name(measured):

@@ -1,6 +1,7 @@
 """The Optimum road without torch: passes on small graphs, what is refused, which road is taken."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
@@ -184,6 +185,8 @@ def test_direct_can_be_forced(tmp_path):
     [
         ({"quant": "mixed", "max_kl": 0.1}, "--quant mixed needs the direct road"),
         ({"kv": "int8"}, "--kv int8 needs the direct road"),
+        ({"adapters": (Path("lora"),)}, "--adapter needs the direct road"),
+        ({"separate_adapters": {"law": Path("lora")}}, "--adapter-separate needs the direct road"),
     ],
 )
 def test_what_this_road_can_not_do_is_refused(tmp_path, options, said):

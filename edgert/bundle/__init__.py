@@ -9,6 +9,7 @@ model.onnx.data       every weight, once
 tokenizer.json        tokenizer, as Hugging Face writes it
 tokenizer_config.json special tokens
 chat_template.jinja   turns messages into a prompt; absent for base models
+adapters/             LoRAs to choose from, in onnxruntime's own format, if the export was given some
 golden.json           a few texts and what the model predicts after each of their tokens
 edgert.json           the manifest: facts, quantization, sizes and hashes, origin, defaults
 machine/              made on the machine that runs it, by `edgert prepare` and `edgert tune`; not exported
@@ -29,7 +30,10 @@ from edgert.bundle.files import (
     file_facts,
 )
 from edgert.bundle.manifest import (
+    ADAPTER_NAME,
+    ADAPTERS,
     FORMS,
+    AdapterFacts,
     Fidelity,
     GenerationDefaults,
     GraphFacts,
@@ -41,6 +45,8 @@ from edgert.bundle.manifest import (
 from edgert.bundle.opening import REPLACED, Bundle, open_bundle
 
 __all__ = [
+    "ADAPTERS",
+    "ADAPTER_NAME",
     "CHAT_TEMPLATE",
     "DATA",
     "FORMS",
@@ -53,6 +59,7 @@ __all__ = [
     "REPLACED",
     "TOKENIZER",
     "TOKENIZER_CONFIG",
+    "AdapterFacts",
     "Bundle",
     "Fidelity",
     "FileFacts",

@@ -30,7 +30,15 @@ SHARED = "shared"
 GROWING = "growing"
 CACHES = (SHARED, GROWING)
 
+# Of a matrix that adapters change; left out, they have rank 0 and change nothing.
+LORA_PARTS = ("lora_a", "lora_b")  # float32 (columns, rank) and (rank, rows)
+
 PARTS = ("key", "value")  # of the cache of a layer: (batch, KV heads, context, head_dim) each
+
+
+def lora(matrix: str, part: str) -> str:
+    """The input that takes A or B of an adapter for a matrix: `layers.3.qkv.lora_a`."""
+    return f"{matrix}.{part}"
 
 
 def past(layer: int | str, part: str) -> str:

@@ -16,7 +16,9 @@ from edgert.errors import BundleError
 FORMAT_VERSION = 4
 READ = (3, 4)  # what this edgert reads: 4 may have files in folders, and says what it requires
 GROWING_CACHE = "growing-cache"  # what a bundle requires with a graph whose cache grows
-FEATURES = frozenset({GROWING_CACHE})  # what `requires` may name here; format 4 began without any
+ADAPTERS = "adapters"  # what it requires with adapters to choose from
+FEATURES = frozenset({GROWING_CACHE, ADAPTERS})  # what `requires` may name here; format 4 began without any
+ADAPTER_NAME = r"\w[\w-]{0,63}"
 FORMS = ("blocks8", "blocks4", "rows8", "fp32")  # how a graph reads most of its weights
 
 Count: TypeAlias = Annotated[int, Between(0, 1 << 40)]
@@ -24,6 +26,7 @@ Size: TypeAlias = Annotated[int, Between(1, 1 << 24)]
 Bits: TypeAlias = Annotated[int, Between(1, 32)]
 TokenId: TypeAlias = Annotated[int, Between(0, (1 << 31) - 1)]
 Share: TypeAlias = Annotated[float, Between(0, 1)]
+AdapterName: TypeAlias = Annotated[str, Matching(ADAPTER_NAME, "letters, digits, - and _")]
 GraphName: TypeAlias = Annotated[FileName, Matching(r"[^/]+\.onnx", "a graph beside the manifest")]
 
 
@@ -133,10 +136,19 @@ class Origin:
         return f"{self.source}{merged}, licence {self.license or 'not stated'}"
 
 
+@dataclass(frozen=True)
+class AdapterFacts:
+    """An adapter that lies beside the base: its file, and the folder that it was made from."""
+
+    file: FileName
+    source: str
+
+
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
     """edgert.json in code. The first of `graphs` is the one to run unless another is asked for; `sample` says
     on which text their fidelity was measured. `requires` names what a reader must know to use the bundle.
+    `adapters` are those to choose from, by name.
     """
 
     format_version: int = FORMAT_VERSION
@@ -151,6 +163,7 @@ class Manifest:
     files: Mapping[FileName, FileFacts]
     graphs: Annotated[Mapping[GraphName, GraphFacts], NotEmpty()]
     sample: str = ""
+    adapters: Mapping[AdapterName, AdapterFacts] = field(default_factory=dict)
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n"
@@ -238,6 +251,9 @@ def _check_together(manifest: Manifest) -> None:
         raise Invalid(
             ("graphs", growing[0], "cache"), f"{GROWING} without {GROWING_CACHE!r} among what is required"
         )
-    for name in (DATA, TOKENIZER, *manifest.graphs):
+    if manifest.adapters and ADAPTERS not in manifest.requires:
+        raise Invalid(("adapters",), f"without {ADAPTERS!r} among what is required")
+    files = [adapter.file for adapter in manifest.adapters.values()]
+    for name in (DATA, TOKENIZER, *manifest.graphs, *files):
         if name not in manifest.files:
             raise Invalid(("files", name), "missing")

@@ -8,7 +8,7 @@ import click
 
 from edgert.cli import console
 from edgert.cli.opening import load_model
-from edgert.cli.options import given, kv_option, model_options, sampling_options
+from edgert.cli.options import adapter_option, given, kv_option, model_options, sampling_options
 
 
 @click.command(short_help="Talk to a student.")
@@ -18,6 +18,7 @@ from edgert.cli.options import given, kv_option, model_options, sampling_options
 )
 @model_options
 @kv_option
+@adapter_option
 @sampling_options
 def chat(
     *,
@@ -26,6 +27,7 @@ def chat(
     device: str | None,
     context: int | None,
     kv: str | None,
+    adapter: str | None,
     force: bool,
     **sampling: Any,
 ) -> None:
@@ -44,7 +46,9 @@ def chat(
     """
     from edgert.chat.terminal import Chat
 
-    session = Chat(load_model(bundle, device, context, kv, force=force), given(sampling), system)
+    session = Chat(
+        load_model(bundle, device, context, kv, force=force, adapter=adapter), given(sampling), system
+    )
     if console.on_terminal():
         session.loop()
     else:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgert.cli import console
-from edgert.cli.options import quant_options
+from edgert.cli.options import Adapters, by_name, quant_options
 
 if TYPE_CHECKING:
     from edgert.bundle import Bundle
@@ -32,6 +32,15 @@ if TYPE_CHECKING:
     multiple=True,
     help="Folder of a LoRA, a small addition to the model's weights, as PEFT saves it; it is merged into "
     "them. May be given more than once.",
+)
+@click.option(
+    "--adapter-separate",
+    "separate_adapters",
+    type=Adapters(),
+    callback=by_name,
+    multiple=True,
+    help="A LoRA that stays beside the model in the bundle, under a name to choose it by: `edgert chat "
+    "--adapter NAME`. May be given more than once.",
 )
 @quant_options
 @click.option(

@@ -9,7 +9,7 @@ import click
 
 from edgert.cli import console
 from edgert.cli.opening import load_model
-from edgert.cli.options import given, kv_option, model_options, sampling_options
+from edgert.cli.options import adapter_option, given, kv_option, model_options, sampling_options
 from edgert.errors import UsageError
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 )
 @model_options
 @kv_option
+@adapter_option
 @sampling_options
 def generate(
     *,
@@ -38,6 +39,7 @@ def generate(
     device: str | None,
     context: int | None,
     kv: str | None,
+    adapter: str | None,
     force: bool,
     **sampling: Any,
 ) -> None:
@@ -58,7 +60,7 @@ def generate(
 
     if not (prompt if raw else prompt.strip()):
         raise UsageError("the prompt is empty: -p needs a text")
-    model = load_model(bundle, device, context, kv, force=force)
+    model = load_model(bundle, device, context, kv, force=force, adapter=adapter)
     if prompt == "-":
         prompt = console.piped_text() if raw else console.piped_prompt()
     stream = model.stream(model.tokenizer.encode(prompt) if raw else prompt, **given(sampling))

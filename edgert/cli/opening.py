@@ -44,11 +44,15 @@ def load_model(
     kv: str | None = None,
     *,
     force: bool = False,
+    adapter: str | None = None,
 ) -> Model:
     """The model in a bundle, or the default student if none was named. Raises what `edgert.load` raises."""
     from edgert.model import load
 
-    return load(find_bundle(bundle), device, context, kv, conversations=1, force=force)
+    model = load(find_bundle(bundle), device, context, kv, conversations=1, force=force)
+    if adapter is not None:
+        model.use(adapter)
+    return model
 
 
 def default_bundle() -> Path:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import click
 
 from edgert.bundle.graph_io import KV_KINDS
+from edgert.errors import UsageError
 
 if TYPE_CHECKING:
     from edgert.answering.request import Options
@@ -97,6 +98,39 @@ def kv_option(command: Command) -> Command:
         help="Format of the cache, in which the model keeps what it has read. Default: the bundle's own.",
     )
     return option(command)
+
+
+def adapter_option(command: Command) -> Command:
+    """Which of a bundle's adapters to use."""
+    option = click.option(
+        "--adapter",
+        help="Answer with this adapter, a LoRA that lies in the bundle; `edgert info` lists them.",
+    )
+    return option(command)
+
+
+class Adapters(click.ParamType):  # type: ignore[type-arg]  # as Bytes
+    """A name and the folder of an adapter."""
+
+    name = "name=folder"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, Path]:
+        name, equals, folder = str(value).partition("=")
+        if not equals:
+            self.fail(f"{value!r} is no adapter: write it as law=./my-lora", param, ctx)
+        return name, Path(folder)
+
+
+def by_name(
+    _ctx: click.Context, _param: click.Parameter, given: tuple[tuple[str, Path], ...]
+) -> dict[str, Path]:
+    """Pairs as a table. Raises UsageError for a name that comes twice."""
+    found = dict(given)
+    if len(found) < len(given):
+        raise UsageError("--adapter-separate: two adapters have one name")
+    return found
 
 
 class Bytes(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.3 only

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from edgert.bundle import GraphFacts, ModelFacts, graph_io
-from edgert.engine.graph_session import GraphSession, RunOptions
+from edgert.engine.graph_session import GraphSession, OrtValue, RunOptions
 from edgert.engine.growing import GrowingRunner
 from edgert.engine.kv_pool import KVPool
 from edgert.engine.runner import InPlaceRunner, Logits, Runner
@@ -39,6 +39,12 @@ class Decoder:
         """The first row, emptied, for those who have the decoder to themselves."""
         self.slots[0].rewind(0)
         return self.slots[0]
+
+    def use(self, adapter: Mapping[str, OrtValue]) -> None:
+        """Run with an adapter from now on. All rows are forgotten: what they hold is of the one before."""
+        self.runner.use(adapter)
+        for slot in self.slots:
+            slot.rewind(0)
 
     def score(self, tokens: Sequence[int]) -> Logits:
         """Logits after every token of a text, (len(tokens), vocab), in the first row, emptied before."""

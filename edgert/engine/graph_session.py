@@ -48,6 +48,7 @@ class GraphSession:
             raise DeviceError(
                 f"device '{profile.name}' caches keys and values in {kinds[0]} only: --kv {kinds[0]}"
             )
+        self._always: Mapping[str, OrtValue] = {}
         options = session_options(self.threads, profile.spin)
         if packed:  # it was optimized before it was saved
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
@@ -76,11 +77,15 @@ class GraphSession:
             return as_value(np.zeros(tuple(shape), dtype))
         return self._session.create_ortvalue_from_shape_and_type(list(shape), dtype, self._memory)
 
+    def feed_always(self, inputs: Mapping[str, OrtValue]) -> None:
+        """Values that every binding from now on reads, too, instead of those given before."""
+        self._always = inputs
+
     def bind(self, inputs: Mapping[str, OrtValue], outputs: Mapping[str, OrtValue]) -> Binding:
         """A binding of named values, to run as often as wanted."""
         binding = Binding(self._session.io_binding(), self._copies)
         try:
-            for name, value in inputs.items():
+            for name, value in {**self._always, **inputs}.items():
                 binding.read(name, value)
             for name, value in outputs.items():
                 binding.write(name, value)

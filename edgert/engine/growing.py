@@ -6,7 +6,7 @@ cache, so a token costs more the more there are before it; graphs that append in
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -65,6 +65,10 @@ class GrowingRunner:
     def copy(self, source: int, target: int, length: int) -> None:
         """See `Runner`."""
         raise ValueError("caches that grow are not copied")
+
+    def use(self, adapter: Mapping[str, OrtValue]) -> None:
+        """See `Runner`."""
+        self._session.feed_always(adapter)
 
     def _held(self, row: int, held: int) -> dict[Part, OrtValue]:
         """The cache of a row, without what was rewound."""

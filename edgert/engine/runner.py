@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgert.bundle import ModelFacts, graph_io
-from edgert.engine.graph_session import Binding, GraphSession, RunOptions, as_value
+from edgert.engine.graph_session import Binding, GraphSession, OrtValue, RunOptions, as_value
 from edgert.engine.kv_pool import KVPool
 
 Logits: TypeAlias = npt.NDArray[np.float32]
@@ -41,6 +41,10 @@ class Runner(Protocol):
 
     def copy(self, source: int, target: int, length: int) -> None:
         """Copy the first `length` tokens of a row to another; only where it `joins` rows."""
+        ...
+
+    def use(self, adapter: Mapping[str, OrtValue]) -> None:
+        """Run with an adapter's values from now on; with none of them it is the base."""
         ...
 
 
@@ -96,6 +100,11 @@ class InPlaceRunner:
     def copy(self, source: int, target: int, length: int) -> None:
         """See `Runner`."""
         self.pool.copy(source, target, length)
+
+    def use(self, adapter: Mapping[str, OrtValue]) -> None:
+        """See `Runner`."""
+        self._session.feed_always(adapter)
+        self._steps.clear()  # they are bound to the one before
 
     def _step(self, rows: range) -> Step:
         key = rows.start, len(rows)

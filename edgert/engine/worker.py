@@ -7,10 +7,13 @@ import os
 import queue
 import threading
 import weakref
+from collections.abc import Callable
 
 from edgert.engine.engine import Engine
 from edgert.engine.sequence import Sequence
 from edgert.errors import UsageError
+
+LEAVING = 0.05  # seconds: a thread whose last answer was just given is gone in less
 
 
 class Worker:
@@ -32,9 +35,7 @@ class Worker:
         if os.getpid() != self._process:
             raise UsageError("a model can't be used in a forked child process: load it there")
         with self._lock:
-            engine = self.engine
-            if engine is None:
-                raise UsageError("the model is closed: load it again")
+            engine = self._open_engine()
             if self._thread is None:
                 thread = threading.Thread(target=self._work, args=(engine,), name="edgert", daemon=True)
                 thread.start()  # waits for the lock before it looks for work
@@ -47,6 +48,21 @@ class Worker:
         """Stop a sequence; it ends before the next step."""
         sequence.cancel()
         self.wake()
+
+    def do_while_idle(self, act: Callable[[Engine], None]) -> bool:
+        """Do something with the engine while it has no work; False, and it is not done, if it has some.
+
+        Raises UsageError after `close`.
+        """
+        thread = self._thread
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(LEAVING)
+        with self._lock:
+            engine = self._open_engine()
+            if self._thread is not None:
+                return False
+            act(engine)
+            return True
 
     def wake(self) -> None:
         """A reader has caught up, or leaves: look again."""
@@ -62,6 +78,11 @@ class Worker:
         self.wake()
         if thread is not None and thread is not threading.current_thread() and os.getpid() == self._process:
             thread.join()
+
+    def _open_engine(self) -> Engine:
+        if self.engine is None:
+            raise UsageError("the model is closed: load it again")
+        return self.engine
 
     def _work(self, engine: Engine) -> None:
         try:

@@ -35,7 +35,7 @@ class LowRank:
 
 @dataclass(frozen=True)
 class Adapter:
-    """What it adds, by the names of the checkpoint's tensors: `layers.3.q.weight`."""
+    """What it adds, by the names of the checkpoint's tensors, `layers.3.q.weight`, with their factors."""
 
     name: str
     added: Mapping[str, LowRank]
@@ -43,18 +43,17 @@ class Adapter:
 
 @dataclass(frozen=True)
 class _Merged:
-    """A stored matrix and what an adapter adds to it, times the factor that the matrix has, too."""
+    """A stored matrix and what an adapter adds to it."""
 
     tensor: StoredTensor
     added: LowRank
-    factor: float
 
     @property
     def shape(self) -> tuple[int, ...]:
         return self.tensor.shape
 
     def rows(self, start: int, stop: int) -> FloatArray:
-        return self.tensor.rows(start, stop) + self.added.rows(start, stop) * self.factor
+        return self.tensor.rows(start, stop) + self.added.rows(start, stop)
 
 
 def merged(checkpoint: Checkpoint, folders: Iterable[Path]) -> Checkpoint:
@@ -62,9 +61,7 @@ def merged(checkpoint: Checkpoint, folders: Iterable[Path]) -> Checkpoint:
     for folder in folders:
         adapter = open_adapter(folder, checkpoint)
         tensors = {
-            name: _Merged(tensor, adapter.added[name], checkpoint.factors.get(name, 1.0))
-            if name in adapter.added
-            else tensor
+            name: _Merged(tensor, adapter.added[name]) if name in adapter.added else tensor
             for name, tensor in checkpoint.tensors.items()
         }
         origin = checkpoint.origin
@@ -85,7 +82,8 @@ def open_adapter(folder: Path, checkpoint: Checkpoint) -> Adapter:
         if config.targets(module):
             parts = [checkpoint.tensors[name] for name in names]
             whole = _low_rank(folder, config, tensors, module, parts)
-            added |= zip(names, _split(whole, parts), strict=True)
+            for name, part in zip(names, _split(whole, parts), strict=True):
+                added[name] = replace(part, scale=part.scale * checkpoint.factors.get(name, 1.0))
     return Adapter(folder.resolve().name, added)
 
 

@@ -12,7 +12,8 @@ layers read of the stream is rotated in blocks at run time, too.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from threading import Lock
 
@@ -28,12 +29,42 @@ Transform = Callable[[FloatArray], FloatArray]
 READ_BLOCK = 64  # at most: channels of the residual stream that are rotated together when they are read
 
 
+@dataclass
+class Turn:
+    """What a basis does to a matrix: to its rows, and to its columns."""
+
+    row_transforms: list[Transform] = field(default_factory=list)
+    column_transforms: list[Transform] = field(default_factory=list)
+
+    def rows(self, x: FloatArray) -> FloatArray:
+        """x (rows, n)."""
+        for transform in self.row_transforms:
+            x = transform(x)
+        return x
+
+    def columns(self, x: FloatArray) -> FloatArray:
+        """x (n, columns)."""
+        for transform in self.column_transforms:
+            x = transform(x)
+        return x
+
+
 def rotated(checkpoint: Checkpoint, down_block: int = 0) -> Checkpoint:
     """The checkpoint in a random basis; what it computes is the same up to float32 rounding.
 
     `down_block`: how many channels of down's input the graph rotates together (a power of two that divides
     the intermediate size), 0 for none.
     """
+    spec, rotator = _rotate(checkpoint, down_block)
+    return replace(checkpoint, spec=spec, tensors=rotator.tensors)
+
+
+def turns(checkpoint: Checkpoint, down_block: int = 0) -> Mapping[str, Turn]:
+    """What `rotated` does to each matrix, by name: for what is added to one in the same basis."""
+    return _rotate(checkpoint, down_block)[1].turns
+
+
+def _rotate(checkpoint: Checkpoint, down_block: int) -> tuple[ModelSpec, _Rotator]:
     spec = checkpoint.spec
     rotator = _Rotator(dict(checkpoint.tensors), spec)
     layers = [f"layers.{layer}" for layer in range(spec.num_layers)]
@@ -48,7 +79,7 @@ def rotated(checkpoint: Checkpoint, down_block: int = 0) -> Checkpoint:
     else:
         spec = replace(spec, head_mix=spec.tied_embeddings)
         rotator.rotate_stream(layers)
-    return replace(checkpoint, spec=spec, tensors=rotator.tensors)
+    return spec, rotator
 
 
 class _Rotator:
@@ -56,6 +87,7 @@ class _Rotator:
 
     def __init__(self, tensors: dict[str, StoredTensor], spec: ModelSpec) -> None:
         self.tensors = tensors
+        self.turns: dict[str, Turn] = defaultdict(Turn)
         self.tied = spec.tied_embeddings
         self.basis, self.heads = random_rotation(spec.hidden_size), random_rotation(spec.head_dim)
         self.latest = _Latest()
@@ -65,6 +97,7 @@ class _Rotator:
         groups = _by_head(self.heads)
         v = self.tensors[f"{layer}.v.weight"]
         self.tensors[f"{layer}.v.weight"] = _Groups(v, self.heads.size, groups)
+        self.turns[f"{layer}.v.weight"].row_transforms.append(groups)
         self._bias(f"{layer}.v", groups)
         self._columns(f"{layer}.o", _per_head(self.heads))
 
@@ -106,10 +139,12 @@ class _Rotator:
         """Writers of the residual stream: the basis on their rows."""
         tensor = self.tensors[f"{name}.weight"]
         self.tensors[f"{name}.weight"] = _Whole(tensor, self.basis.left, self.latest)
+        self.turns[f"{name}.weight"].row_transforms.append(self.basis.left)
         self._bias(name, self.basis.left)
 
     def _columns(self, name: str, transform: Transform) -> None:
         self.tensors[f"{name}.weight"] = _Columns(self.tensors[f"{name}.weight"], transform)
+        self.turns[f"{name}.weight"].column_transforms.append(transform)
 
     def _bias(self, name: str, transform: Transform) -> None:
         if (bias := self.tensors.get(f"{name}.bias")) is not None:

@@ -160,6 +160,8 @@ def _refuse_options(options: ExportOptions) -> None:
         raise UsageError(f"--kv {options.kv} needs the direct road: via optimum keys and values are fp32")
     if options.adapters:
         raise UsageError("--adapter needs the direct road: merge it into the checkpoint with PEFT first")
+    if options.separate_adapters:
+        raise UsageError("--adapter-separate needs the direct road: edgert's own graphs alone take adapters")
 
 
 def _context(asked: int | None, student: Student) -> int:
