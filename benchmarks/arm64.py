@@ -69,7 +69,7 @@ def _one_thread(folder: Path) -> Path:
 @click.option("--rounds", default=1, show_default=True, help="Answers a bundle.")
 @click.option("--int4", is_flag=True, help="4 bits, too.")
 def main(rounds: int, int4: bool) -> None:
-    """Print seconds a token and their ratio to 8-bit blocks on a core with dot products."""
+    """Print seconds per token and their ratio to 8-bit blocks on a core with dot products."""
     reason = unavailable()
     if reason:
         raise click.ClickException(f"arm64 {reason}")
@@ -77,7 +77,7 @@ def main(rounds: int, int4: bool) -> None:
         folder = Path(temporary)
         arm = Userland(folder)
         base = seconds(arm, BASE, folder, rounds)
-        click.echo("| export | on | seconds a token | ratio |\n|---|---|---|---|")
+        click.echo("| export | on | seconds per token | ratio |\n|---|---|---|---|")
         for case in CASES + (INT4 if int4 else ()):
             taken = base if case is BASE else seconds(arm, case, folder, rounds)
             export_name = f"--quant {case.quant} --device {case.device}"

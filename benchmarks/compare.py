@@ -28,7 +28,7 @@ BARS = {"llama.cpp Q8_0": 0.95, "onnxruntime-genai": 1.4}  # what the project pr
 
 @dataclass(frozen=True)
 class Speed:
-    """Tokens a second: a prompt of 512 tokens, and 128 more after it."""
+    """Tokens per second: a prompt of 512 tokens, and 128 more after it."""
 
     prefill: float
     decode: float

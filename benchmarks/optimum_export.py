@@ -47,7 +47,7 @@ def fp32(checkpoint: Path, folder: Path) -> Path:
 
 
 def int8(graph: Path, folder: Path) -> Path:
-    """Its dynamic quantization for AVX-512 VNNI: one scale a matrix, activations measured at run time."""
+    """Its dynamic quantization for AVX-512 VNNI: one scale per matrix, activations measured at run time."""
     quantize = (command_line(), "onnxruntime", "quantize", "--avx512_vnni")
     peers.run(*quantize, "--onnx_model", graph.parent, "--output", folder)
     return folder / "model_quantized.onnx"
@@ -64,7 +64,7 @@ def scorer(graph: Path, chunk: int) -> Scorer:
 
 @dataclass(frozen=True)
 class Scorer:
-    """A graph that Optimum exported, fed `chunk` tokens a run.
+    """A graph that Optimum exported, fed `chunk` tokens per run.
 
     The tokens of a run share the scales of their activations, so that int8 depends on it.
     """

@@ -136,7 +136,7 @@ class Bench:
         exact = optimum_export.fp32(folder, self.folder / "optimum")
         graph = optimum_export.int8(exact, self.folder / "optimum-int8")
         rows = []
-        for recipe, chunk in (("a window a run", perplexity.WINDOW), ("a token a run", 1)):
+        for recipe, chunk in (("one window per run", perplexity.WINDOW), ("one token per run", 1)):
             found = self._compare(optimum_export.scorer(graph, chunk))
             rows.append(_noted(Row("Optimum", f"avx512_vnni, {recipe}", self._bits(graph), found)))
         return rows, self._compare(optimum_export.scorer(exact, perplexity.WINDOW)).perplexity

@@ -56,7 +56,7 @@ def main(
 def table(results: Results) -> str:
     """Markdown: a row a quantization, then what was measured where, and what llama.cpp stored otherwise."""
     lines = [
-        "| engine | recipe | bits a weight | mean KL | 99th percentile | top-1 | windows |",
+        "| engine | recipe | bits per weight | mean KL | 99th percentile | top-1 | windows |",
         "|---|---|---|---|---|---|---|",
     ]
     for row in results.rows:

@@ -62,7 +62,7 @@ def processor(machine: str, cpuinfo: str) -> list[str]:
     """CMake's options for the kernels that this processor can run.
 
     Not GGML_NATIVE on x86: it lets gcc 12 use AVX512-FP16, which halves the speed of llama.cpp's attention
-    (45 instead of 74 tokens a second at depth 512), and the peer should be as fast as it can be.
+    (45 instead of 74 tokens per second at depth 512), and the peer should be as fast as it can be.
     """
     flags = next((line.split() for line in cpuinfo.splitlines() if line.startswith("flags")), [])
     if machine not in ("x86_64", "AMD64") or not flags:

@@ -56,7 +56,7 @@ def main(checkpoint: Path, names: tuple[str, ...]) -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         reference = edgert.load(export(checkpoint, folder / "fp32", ExportOptions(quant="fp32")).folder)
-        click.echo("| recipe | bits a weight | mean KL | 99th percentile | top-1 |\n|---|---|---|---|---|")
+        click.echo("| recipe | bits per weight | mean KL | 99th percentile | top-1 |\n|---|---|---|---|---|")
         for row in ROWS:
             if not names or row.name in names:
                 click.echo(measure(checkpoint, row, reference, folder))

@@ -206,7 +206,7 @@ def loss(model: nn.Module, windows: Tensor) -> Tensor:
 
 @torch.inference_mode()
 def held_out(model: nn.Module, tokenizer: Tokenizer) -> tuple[float, float]:
-    """Nats a token and bits a byte of the held-out prose, in windows of the context."""
+    """Nats per token and bits per byte of the held-out prose, in windows of the context."""
     ids = torch.tensor(tokenizer.encode(prose()).ids)
     total = sum(float(loss(model, window[None])) * len(window) for window in torch.split(ids, CONTEXT))
     return total / len(ids), total / math.log(2) / len(prose().encode())
@@ -263,7 +263,7 @@ def _report(
     click.echo(
         f"\n{progress.minutes:5.1f} min, step {progress.steps}, {progress.tokens / 1e6:.2f} M tokens: "
         f"train {progress.train_loss:.3f}, held out {progress.held_out_loss:.3f} "
-        f"({progress.bits_per_byte:.3f} bits a byte)"
+        f"({progress.bits_per_byte:.3f} bits per byte)"
     )
     state = {name: weight.contiguous() for name, weight in model.state_dict().items()}
     save_file(state, folder / "model.partial", {"format": "pt"})
@@ -313,7 +313,7 @@ def load(folder: Path) -> Llama:
 @click.command()
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--minutes", default=Recipe.minutes, show_default=True)
-@click.option("--batch", default=Recipe.batch, show_default=True, help="Windows of 512 tokens a step.")
+@click.option("--batch", default=Recipe.batch, show_default=True, help="Windows of 512 tokens per step.")
 @click.option("--rate", default=Recipe.rate, show_default=True, help="Peak learning rate.")
 @click.option("--threads", default=1, show_default=True)
 @click.option("--check", "check_only", is_flag=True, help="Compare FOLDER with edgert's fp32 export of it.")

@@ -216,7 +216,7 @@ class Float32(FormBase):
 
 
 def _nibbles(codes: Array) -> Array:
-    """4-bit codes (rows, n) two a byte, the first in the low half."""
+    """4-bit codes (rows, n) two per byte, the first in the low half."""
     even = np.pad(codes, ((0, 0), (0, codes.shape[1] % 2)))
     packed: Array = even[:, ::2] | even[:, 1::2] << 4
     return packed

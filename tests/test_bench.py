@@ -160,7 +160,7 @@ class Recorder:
 
 
 class Rising:
-    """A meter that gives 64 joules a measurement."""
+    """A meter that gives 64 joules per measurement."""
 
     def start(self):
         pass

@@ -201,7 +201,7 @@ def test_it_is_usable_and_a_damaged_graph_is_not_its_fault(exact, tmp_path):
 
 @pytest.mark.student
 def test_the_student_says_the_same(student, tmp_path):
-    """Minutes: SwiftShader takes ten seconds a token."""
+    """Minutes: SwiftShader takes ten seconds per token."""
     checkpoint = next((student.parent.parent / "checkpoints" / student.name).glob("*.gguf"))
     options = ExportOptions(quant="int8", devices=("integrated-gpu",), calibrate=False, verify=False)
     folder = export(checkpoint, tmp_path / "b", options).folder

@@ -54,7 +54,7 @@ def find() -> Found:
 
 
 class Counters:
-    """RAPL: counters of microjoules, one a package, and one of its memory where that is apart."""
+    """RAPL: counters of microjoules, one per package, and one of its memory where that is apart."""
 
     def __init__(self, zones: tuple[Path, ...]) -> None:
         self._zones = zones

@@ -26,9 +26,9 @@ def figure(values: Sequence[float]) -> Figure:
 class AtDepth:
     """Decoding after so many tokens.
 
-    `decode`: tokens a second. `step_bytes`: what a step must read, weights as stored, and keys and values
+    `decode`: tokens per second. `step_bytes`: what a step must read, weights as stored, and keys and values
     halfway through the steps. `reached`: that in GB/s, `share` of what memory gave in the same round; above 1
-    the caches hold part of it. `joules` a token, None where the machine does not tell.
+    the caches hold part of it. `joules` per token, None where the machine does not tell.
     """
 
     depth: int
@@ -60,7 +60,7 @@ class Drawing:
 
 @dataclass(frozen=True)
 class PeerAtDepth:
-    """A peer's tokens a second, and how many times as fast edgert was in the same round."""
+    """A peer's tokens per second, and how many times as fast edgert was in the same round."""
 
     depth: int
     decode: Figure
@@ -69,7 +69,7 @@ class PeerAtDepth:
 
 @dataclass(frozen=True)
 class Against:
-    """What a peer reached: tokens a second, and edgert's ratios to it, round by round."""
+    """What a peer reached: tokens per second, and edgert's ratios to it, round by round."""
 
     name: str
     path: str
@@ -100,7 +100,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Bench:
-    """Everything that was measured. `load` and `first_token` are in seconds, `prefill` in tokens a second,
+    """Everything that was measured. `load` and `first_token` are in seconds, `prefill` in tokens per second,
     `bandwidth` in GB/s that this machine reads; `skipped` are depths that the context can't hold. `memory`
     is None where the system does not tell, `no_energy` says why there are no joules.
     """

@@ -46,7 +46,7 @@ def course(depths: Sequence[int], context: int) -> tuple[Course, tuple[int, ...]
 
 @dataclass(frozen=True)
 class Speeds:
-    """Tokens a second in one round: of the prompt, and of decoding at each depth."""
+    """Tokens per second in one round: of the prompt, and of decoding at each depth."""
 
     prefill: float
     decode: Mapping[int, float]
@@ -57,7 +57,7 @@ class Lap:
     """One round of edgert's own engine.
 
     `first`: seconds from a prompt's text to its first token. `greedy` and `sampled`: seconds to choose a
-    token, the likeliest, or one at temperature 0.6 and top-p 0.95. `joules` a token at each depth.
+    token, the likeliest, or one at temperature 0.6 and top-p 0.95. `joules` per token at each depth.
     """
 
     speeds: Speeds
@@ -110,7 +110,7 @@ class Runner:
         return seconds
 
     def _depths(self, course: Course) -> tuple[dict[int, float], dict[int, float]]:
-        """Tokens a second and joules a token, the deepest first: the others need to read nothing again."""
+        """Tokens per second and joules per token, the deepest first: the others then read nothing again."""
         decode, joules = {}, {}
         for depth in reversed(course.depths):
             slot = self._reach(depth)

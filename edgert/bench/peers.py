@@ -90,7 +90,7 @@ class LlamaCpp:
             raise EdgertError(f"{self._command[0]} did not measure at a depth of {error}") from error
 
     def _best(self, *what: str) -> dict[int, float]:
-        """Tokens a second by depth."""
+        """Tokens per second by depth."""
         printed = self._run([*self._command, *what])
         best: dict[int, float] = {}
         try:

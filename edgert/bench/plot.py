@@ -1,4 +1,4 @@
-"""A bench as a plot: milliseconds a token by depth, the straight line through them, peers where measured."""
+"""A bench as a plot: milliseconds per token by depth, a straight line through them, peers where measured."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def _draw(figure: Figure, bench: Bench, curve: Curve) -> None:
         name = f"{peer.name} {Path(peer.path).name}"
         axes.plot(at, times, "s--", color=f"C{number}", label=name)
     axes.set_xlabel("depth: tokens in the context before")
-    axes.set_ylabel("milliseconds a token")
+    axes.set_ylabel("milliseconds per token")
     axes.set_title(f"{bench.bundle} on {bench.device}, {bench.threads} threads")
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)

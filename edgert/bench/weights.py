@@ -129,7 +129,7 @@ def _fields(message: bytes) -> Iterator[Field]:
 
 
 def _varint(message: bytes, at: int) -> tuple[int, int]:
-    """A number of seven bits a byte, the lowest first, and where the next thing begins. Raises ValueError."""
+    """A number of seven bits per byte, lowest first, and where the next thing begins. Raises ValueError."""
     value = shift = 0
     while at < len(message):
         byte = message[at]

@@ -20,7 +20,7 @@ CHAT_TEMPLATE = "chat_template.jinja"
 GOLDEN = "golden.json"
 MACHINE = "machine"  # folder of what was made or measured on the machine that the bundle lies on
 
-LONGEST = 200  # characters of a name: file systems hold 255 bytes a part, Windows 260 characters a path
+LONGEST = 200  # characters of a name: file systems hold 255 bytes per part, Windows 260 characters per path
 
 
 class InsideBundle:

@@ -71,8 +71,8 @@ class Quantization:
 class Fidelity:
     """How far a model's predictions are from its fp32 original's, over `tokens` positions of a text.
 
-    KL(original ‖ model) in nats a token, mean and 99th percentile; `top1`: the share of positions where both
-    think the same token the likeliest; perplexities of both on the text.
+    KL(original ‖ model) in nats per token, mean and 99th percentile; `top1`: the share of positions where
+    both think the same token the likeliest; perplexities of both on the text.
     """
 
     tokens: Count

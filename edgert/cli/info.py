@@ -84,7 +84,7 @@ def _weights_text(quant: Quantization) -> str:
 
 
 def _kv_sizes(manifest: Manifest) -> str:
-    """Megabytes of keys and values a thousand tokens, for each way to cache them."""
+    """Megabytes of keys and values per thousand tokens, for each way to cache them."""
     from edgert.bundle.graph_io import KV_KINDS
 
     model = manifest.model

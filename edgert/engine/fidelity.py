@@ -14,12 +14,12 @@ Logits = npt.NDArray[np.float32]
 Tokens = npt.NDArray[np.integer]
 Figures = npt.NDArray[np.float64]
 
-ROWS = 32  # positions at a time: 19 MB an array at a vocabulary of 152k
+ROWS = 32  # positions at a time: 19 MB per array at a vocabulary of 152k
 
 
 @dataclass(frozen=True)
 class Divergence:
-    """One entry a position, (positions,): KL in nats, whether both prefer the same token, and the negative
+    """One entry per position, (positions,): KL in nats, whether both prefer the same token, and the negative
     log-likelihood of the token that follows under either model.
     """
 

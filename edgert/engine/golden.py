@@ -22,8 +22,8 @@ TEXTS = (
     "def add(a, b):\n    return a + b\n\ndef multiply(a, b):\n    return",
     "If one apple costs 3 coins, then 14 apples cost 42",
 )
-LONGEST_TEXT = 256  # tokens a text: attention has kernels of its own for long prompts
-KEPT_TOKENS = 16  # likeliest tokens a position
+LONGEST_TEXT = 256  # tokens per text: attention has kernels of its own for long prompts
+KEPT_TOKENS = 16  # likeliest tokens per position
 KEPT_POSITIONS = 32  # of a text, evenly spread
 DECODED_TOKENS = 4  # tokens at the end that are fed one at a time
 

@@ -15,7 +15,7 @@ from edgert.errors import DoesNotFit
 # and an entry of its vocabulary with its merges.
 RUNTIME, TOKENIZER, TOKENIZER_ENTRY = 75 << 20, 6 << 20, 490
 
-# Bytes that ONNX Runtime's packed layouts keep a block beside the codes: scales and sums of codes.
+# Bytes that ONNX Runtime's packed layouts keep per block beside the codes: scales and sums of codes.
 PACKED_BLOCK = {("x86_64", 8): 8, ("x86_64", 4): 8, ("arm64", 8): 12, ("arm64", 4): 4}
 STORED_SCALE = 4
 

@@ -30,7 +30,7 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Trial:
-    """One way to run a bundle; tokens a second of decoding and of prefill, or why it can't be used."""
+    """One way to run a bundle; tokens per second of decoding and of prefill, or why it can't be used."""
 
     device: str
     threads: Annotated[int, Between(0, 1 << 16)]
@@ -136,7 +136,7 @@ def try_out(bundle: Bundle, profile: DeviceProfile) -> Trial:
 
 
 def _rounds(decoder: Decoder) -> Iterator[tuple[float, float]]:
-    """Tokens a second of prefill and of decoding, after a round that warms up."""
+    """Tokens per second of prefill and of decoding, after a round that warms up."""
     steps = min(DECODED_TOKENS, decoder.capacity // 2)
     prompt = [1 + token % 97 for token in range(decoder.capacity - steps)]
     for number in range(ROUNDS + 1):

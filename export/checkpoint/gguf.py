@@ -76,7 +76,7 @@ class GGUFTensor:
 
 @dataclass(frozen=True)
 class RotatedHalves:
-    """A q or k tensor of interleaved pairs, its rows back in the order of two halves a head."""
+    """A q or k tensor of interleaved pairs, its rows back in the order of two halves per head."""
 
     tensor: StoredTensor
     num_heads: int
