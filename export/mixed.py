@@ -1,6 +1,6 @@
 """Mixed: which matrices get 8 bits instead of 4, by what each costs and what it would take.
 
-Costs are measured with one matrix stored at a time and taken to add up; the passport measures the sum.
+Costs are measured with one matrix stored at a time and assumed to add up; the passport measures the sum.
 """
 
 from __future__ import annotations

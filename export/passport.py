@@ -1,6 +1,6 @@
 """Passport: what a bundle keeps of the original, measured on a text it was not calibrated on.
 
-The original is run in fp32 a layer at a time, the bundle by the runtime that users run.
+The original is run in fp32 one layer at a time, the bundle by the runtime that users run.
 """
 
 from __future__ import annotations
