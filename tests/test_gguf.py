@@ -297,6 +297,14 @@ def test_unknown_architecture_is_named(tmp_path):
         open_checkpoint(path)
 
 
+def test_a_cap_on_logits_is_refused(tmp_path):
+    config = tiny.Tiny("gemma3").config
+    extra = {"{}.final_logit_softcapping": 30.0}
+    path = write(tmp_path / "model.gguf", config, tiny.random_tensors(config), extra=extra)
+    with pytest.raises(CheckpointError, match="final_logit_softcapping is not supported"):
+        open_checkpoint(path)
+
+
 def test_missing_tensor_is_named(tmp_path):
     config = tiny.Tiny().config
     tensors = tiny.random_tensors(config)
@@ -366,6 +374,27 @@ def test_sentencepiece_tokens_merge_by_score():
     assert tokenizer.encode("hello hello").tokens == ["▁hello", "▁hello"]
     assert tokenizer.encode("héllo").tokens == ["▁", "h", "<0xC3>", "<0xA9>", "ll", "o"]
     assert tokenizer.decode(tokenizer.encode("hello héllo").ids) == "hello héllo"
+
+
+@pytest.mark.parametrize(
+    ("pre", "expected"),
+    [
+        ("dbrx", ["It", "'s", " CamelCase", " ", "123", "45", "!"]),
+        ("gpt-4o", ["It's", " Camel", "Case", " ", "123", "45", "!"]),
+    ],
+)
+def test_pre_tokenizers_of_olmo2_and_phi4_mini(pre, expected):
+    """Single letters merge into nothing here, so what counts is where the text is cut."""
+    metadata = {
+        "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.pre": pre,
+        "tokenizer.ggml.tokens": ["a"],
+        "tokenizer.ggml.merges": [],
+    }
+    cut = Tokenizer.from_str(rebuild(metadata).tokenizer).pre_tokenizer.pre_tokenize_str(
+        "It's CamelCase 12345!"
+    )
+    assert [text.replace("\u0120", " ") for text, _ in cut] == expected
 
 
 @pytest.mark.parametrize("change", [{"tokenizer.ggml.model": "bert"}, {"tokenizer.ggml.pre": "unheard-of"}])

@@ -74,7 +74,7 @@ def spec_from_config(config: Config) -> ModelSpec:
         known = ", ".join(FAMILIES)
         raise ValueError(f"model_type '{family}' is not supported (known: {known})")
     traits = FAMILIES[family]
-    _refuse_variants(config)
+    refuse_variants(config)
     heads = int(config["num_attention_heads"])
     layers = int(config["num_hidden_layers"])
     head_dim = int(config.get("head_dim") or traits.head_dim or config["hidden_size"] // heads)
@@ -131,7 +131,8 @@ def _activation(config: Config, traits: Family) -> Activation:
     return ACTIVATIONS[name]
 
 
-def _refuse_variants(config: Config) -> None:
+def refuse_variants(config: Config) -> None:
+    """Raises ValueError naming what no graph here computes."""
     for name in REFUSED:
         if config.get(name):
             raise ValueError(f"{name} is not supported: edgert's graphs have no such step")

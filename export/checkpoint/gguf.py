@@ -124,6 +124,7 @@ def open_file(path: Path) -> Checkpoint:
             known = ", ".join(FAMILIES)
             raise ValueError(f"architecture '{architecture}' is not supported (known: {known})")
         metadata = Metadata({key: field.contents() for key, field in reader.fields.items()}, architecture)
+        families.refuse_variants({name: metadata.get(f"{{}}.{name}") for name in families.REFUSED})
         file_tensors = {t.name: _tensor(path, t) for t in reader.tensors}
         spec = _spec(metadata, file_tensors)
         factors = _multipliers(metadata, spec).factors(spec)

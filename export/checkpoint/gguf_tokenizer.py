@@ -23,8 +23,14 @@ _CASED = (
     r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+"
     r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*"
 )
+_SUFFIX = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
 SPLITS = {
     "llama-bpe": rf"{_WORDS}|\p{{N}}{{1,3}}|{_REST}",
+    "dbrx": rf"{_WORDS}|\p{{N}}{{1,3}}|{_REST}",
+    "gpt-4o": (
+        rf"{_CASED.replace('|', _SUFFIX + '|')}{_SUFFIX}|\p{{N}}{{1,3}}"
+        r"| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    ),
     "qwen2": rf"{_WORDS}|\p{{N}}|{_REST}",
     "tekken": rf"{_CASED}|\p{{N}}| ?[^\s\p{{L}}\p{{N}}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+",
 }
