@@ -22,7 +22,8 @@ def write(checkpoint: Checkpoint, folder: Path) -> Path:
     (folder / "tokenizer.json").write_text(checkpoint.tokenizer.tokenizer, "utf-8")
     (folder / "tokenizer_config.json").write_text(json.dumps(dict(checkpoint.tokenizer.config)), "utf-8")
     tensors = {
-        name_in_file(name): tensor.rows(0, tensor.shape[0]) for name, tensor in checkpoint.tensors.items()
+        name_in_file(spec, name): tensor.rows(0, tensor.shape[0])
+        for name, tensor in checkpoint.tensors.items()
     }
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     return folder

@@ -81,7 +81,7 @@ def open_folder(folder: Path) -> Checkpoint:
         tokenizer=beside.tokenizer,
         generation=beside.generation,
         names_temperature=beside.names_temperature,
-        name_in_file=partial(name_in_file, _names(spec)),
+        name_in_file=partial(name_in_file, spec),
         factors=factors,
         origin=beside.origin,
     )
@@ -91,8 +91,9 @@ def _names(spec: ModelSpec) -> Mapping[str, str]:
     return {**NAMES, **POST_NORMS} if spec.post_norms else NAMES
 
 
-def name_in_file(names: Mapping[str, str], name: str) -> str:
+def name_in_file(spec: ModelSpec, name: str) -> str:
     """A tensor's name in the checkpoint: `layers.3.q.weight` → `model.layers.3.self_attn.q_proj.weight`."""
+    names = _names(spec)
     stem, _, kind = name.rpartition(".")
     short = stem.rpartition(".")[2]
     layer = f"model.{stem.removesuffix(short)}" if stem != short else ""
@@ -105,11 +106,11 @@ def matrix_modules(spec: ModelSpec) -> dict[str, tuple[str, ...]]:
     `model.layers.3.self_attn.q_proj` is `layers.3.q.weight`; a fused one is several, from top to bottom.
     """
     kinds = ("qkv", "o", "gate_up", "down") if FAMILIES[spec.family].fused else MATRICES
-    names, modules = _names(spec), {}
+    modules = {}
     for layer in range(spec.num_layers):
         for kind in kinds:
             parts = FUSED.get(kind, (kind,))
-            module = name_in_file(names, f"layers.{layer}.{kind}.weight").removesuffix(".weight")
+            module = name_in_file(spec, f"layers.{layer}.{kind}.weight").removesuffix(".weight")
             modules[module] = tuple(f"layers.{layer}.{part}.weight" for part in parts)
     return modules
 
