@@ -17,7 +17,7 @@ from edgert.errors import CheckpointError, EdgertWarning
 TASK = "text-generation-with-past"
 TRACED = "model.onnx"
 
-# Rules of thumb, not measured: the fp32 weights two and a half times; starting torch, then going through them.
+# Rules of thumb, not measured: the fp32 weights two and a half times; starting torch, then reading them.
 MEMORY_PER_WEIGHT = 10  # bytes
 START_SECONDS, SECONDS_PER_WEIGHT = 15, 1e-7
 
