@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from dataclasses import dataclass
 
@@ -47,7 +48,7 @@ def settle(model: ir.Model) -> tuple[Cache, Report]:
 def _cache(graph: ir.Graph) -> Cache:
     inputs = {str(value.name): value for value in graph.inputs}
     outputs = {str(value.name) for value in graph.outputs}
-    layers = sum(name.startswith("past_key_values.") for name in inputs) // 2
+    layers = next(n for n in itertools.count() if graph_io.past(n, graph_io.PARTS[0]) not in inputs)
     pairs = [(layer, part) for layer in range(layers) for part in graph_io.PARTS]
     past = {graph_io.past(*pair) for pair in pairs}
     unknown = sorted(inputs.keys() - past - set(FED))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
+from edgert.bundle import graph_io
 from edgert.export.forms import Form, Weights, constant
 from edgert.export.matrix import MatrixName
 from edgert.export.rows import Rows
@@ -25,7 +26,7 @@ MATRIX_RANK = 2
 def store_products(model: ir.Model, store: Store) -> Report:
     """Replace products in place, in graph order."""
     report = Report("matrices")
-    head = head_of(next(value for value in model.graph.outputs if value.name == "logits"))
+    head = head_of(next(value for value in model.graph.outputs if value.name == graph_io.LOGITS))
     for node in list(model.graph):
         if node.op_type not in ("MatMul", "Gemm") or node.domain:
             continue
