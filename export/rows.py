@@ -20,7 +20,7 @@ class Rows(FormBase):
     `shared`: stored around 128, as blocks want them, and turned around 0 at load, which takes memory then.
 
     Activations take a scale per token, which no single operator does; DynamicQuantizeLinear's one scale for
-    all tokens destroys small models. Good only where no channel stands out (basis.py). Batches of one.
+    all tokens destroys small models. Good only where no channel stands out (basis.py). One sequence per run.
     """
 
     bits: int = 8

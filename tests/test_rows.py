@@ -43,6 +43,15 @@ def test_decoding_equals_reading_the_whole(pair):
     assert np.sqrt((difference**2).mean()) < 0.01 * np.sqrt((whole**2).mean())
 
 
+def test_several_at_once_say_what_each_says_alone(pair):
+    """One row per run: these graphs take no batches."""
+    with edgert.load(pair[0]) as model:
+        prompts = [IDS[:9], IDS[5:40], IDS[20:60]]
+        alone = [model.generate(prompt, max_tokens=12, fresh=True).token_ids for prompt in prompts]
+        streams = [model.stream(prompt, max_tokens=12) for prompt in prompts]
+        assert [stream.reply.token_ids for stream in streams] == alone
+
+
 def test_tied_tables_are_stored_once(pair):
     model = edgert.open_bundle(pair[0]).manifest
     tensors = {
