@@ -54,8 +54,8 @@ class Engine:
         self._admit()
         # A slow reader pauses its answer, unless somebody waits for the row.
         ready = [sequence for sequence in self._active if self._waiting or sequence.consumer.ready]
-        answering = [sequence for sequence in ready if len(sequence.pending) == 1]
-        reading = [sequence for sequence in ready if len(sequence.pending) > 1]
+        answering = [sequence for sequence in ready if sequence.left == 1]
+        reading = [sequence for sequence in ready if sequence.left > 1]
         if answering:
             self._decode(answering)
         if reading:
@@ -120,7 +120,7 @@ class Engine:
         except Exception as error:  # noqa: BLE001 - as above
             self._end(sequence, error)
             return
-        if not sequence.pending:
+        if not sequence.left:
             self._end(sequence)
 
     def _end(self, sequence: Sequence, error: BaseException | None = None) -> None:

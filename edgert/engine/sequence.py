@@ -60,8 +60,13 @@ class Sequence:
         return self.slot
 
     @property
+    def left(self) -> int:
+        """How many tokens the row doesn't hold yet."""
+        return len(self.tokens) - len(self.row)
+
+    @property
     def pending(self) -> list[int]:
-        """Tokens that the row doesn't hold yet."""
+        """Those tokens."""
         return self.tokens[len(self.row) :]
 
     def cancel(self) -> None:
