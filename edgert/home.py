@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
+BUNDLES, CHECKPOINTS = "bundles", "checkpoints"  # folders of the home
 
 
 def home() -> Path:
@@ -22,11 +23,11 @@ def home() -> Path:
 
 
 def checkpoint_folder(name: str) -> Path:
-    return home() / "checkpoints" / name
+    return home() / CHECKPOINTS / name
 
 
 def bundle_folder(name: str) -> Path:
-    return home() / "bundles" / name
+    return home() / BUNDLES / name
 
 
 def find_bundle(name_or_path: str) -> Path:

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, SupportsInt, TypeAlias, Unpack
 
-from edgert import devices
+from edgert import devices, shelf
 from edgert.answering.answer import Answer, Asked, Ended, Score, ignore
 from edgert.answering.conversation import Conversation
 from edgert.answering.reply import Reply
@@ -270,7 +270,9 @@ def load(
     bundle = open_bundle(find_bundle(str(path)))
 
     def model(profile: devices.DeviceProfile) -> Model:
-        return Model(bundle, profile, context, kv, conversations=conversations, force=force)
+        loaded = Model(bundle, profile, context, kv, conversations=conversations, force=force)
+        shelf.note_use(bundle.folder)
+        return loaded
 
     if device:
         return model(devices.load(device))

@@ -22,7 +22,7 @@ FLOORS = [
     {"cli"},
     {"bench", "chat", "compare"},
     {"model"},
-    {"answering", "machine"},
+    {"answering", "machine", "shelf"},
     {"engine", "text"},
     {"home", "saving", "file_lock", "devices"},
     {"bundle"},

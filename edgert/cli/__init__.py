@@ -19,7 +19,9 @@ COMMANDS = (
     "generate",
     "pull",
     "export",
+    "list",
     "info",
+    "rm",
     "compare",
     "fit",
     "prepare",
@@ -34,7 +36,7 @@ class Commands(console.Group):
     """The table of commands as click asks for it."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(COMMANDS)
+        return [*COMMANDS]  # the command of that name hides `list`
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
