@@ -16,6 +16,7 @@ from edgert.errors import EdgertWarning, FidelityError, UsageError
 from . import DEFAULT_MAX_CONTEXT, ExportOptions, Progress
 from .checkpoint import Checkpoint
 from .checkpoint.adapter import merged, open_adapter
+from .checkpoint.adapter_texts import read_texts
 from .checkpoint.basis import READ_BLOCK, rotated, turns
 from .checkpoint.sampling import thinks
 from .checkpoint.spec import ModelSpec
@@ -52,6 +53,7 @@ class Job:
         recipe = self._shared_recipe()
         self._warn_if_slow()
         self._warn_of_recommended_sampling()
+        self._warn_of_texts_left()
         sample = self._sample(recipe)
         in_basis = rotated(self.checkpoint, recipe.hadamard) if recipe.rotated else self.checkpoint
         if self.options.quant == "mixed" and sample is not None:
@@ -85,6 +87,11 @@ class Job:
                 EdgertWarning,
                 stacklevel=4,
             )
+
+    def _warn_of_texts_left(self) -> None:
+        """All adapters beside a base are asked with its chat template. Raises CheckpointError."""
+        for folder in self.options.separate_adapters.values():
+            read_texts(folder, self.checkpoint, self.checkpoint.spec.vocab_size).say_left()
 
     def preview(self) -> Manifest:
         """The manifest that the bundle would have; no weights are read."""

@@ -13,8 +13,10 @@ from pathlib import Path
 from edgert.errors import CheckpointError
 
 from . import Checkpoint, FloatArray, RowSlice, StoredTensor
+from .adapter_texts import read_texts
 from .huggingface import matrix_modules, stored_tensors
 from .lora_config import CONFIG, REMEDY, LoraConfig, read_lora_config
+from .sampling import drawn
 
 WEIGHTS = "adapter_model.safetensors"
 PREFIX = "base_model.model."  # PEFT's wrappers around the model
@@ -57,17 +59,27 @@ class _Merged:
 
 
 def merged(checkpoint: Checkpoint, folders: Iterable[Path]) -> Checkpoint:
-    """The checkpoint with adapters merged into it, one after the other. Raises CheckpointError."""
+    """The checkpoint with adapters merged into it, one after the other; texts that they bring take the place
+    of its own. Raises CheckpointError.
+    """
     for folder in folders:
-        adapter = open_adapter(folder, checkpoint)
-        tensors = {
-            name: _Merged(tensor, adapter.added[name]) if name in adapter.added else tensor
-            for name, tensor in checkpoint.tensors.items()
-        }
-        origin = checkpoint.origin
-        origin = replace(origin, adapters=(*origin.adapters, adapter.name))
-        checkpoint = replace(checkpoint, tensors=tensors, origin=origin)
+        checkpoint = with_added(checkpoint, open_adapter(folder, checkpoint))
+        texts = read_texts(folder, checkpoint, checkpoint.spec.vocab_size)
+        texts.say_used()
+        named = checkpoint.names_temperature
+        generation = drawn(texts.generation, texts.tokenizer, names_temperature=named)
+        checkpoint = replace(checkpoint, tokenizer=texts.tokenizer, generation=generation)
     return checkpoint
+
+
+def with_added(checkpoint: Checkpoint, adapter: Adapter) -> Checkpoint:
+    """The checkpoint with an adapter in its matrices, and in its origin."""
+    tensors = {
+        name: _Merged(tensor, adapter.added[name]) if name in adapter.added else tensor
+        for name, tensor in checkpoint.tensors.items()
+    }
+    origin = replace(checkpoint.origin, adapters=(*checkpoint.origin.adapters, adapter.name))
+    return replace(checkpoint, tensors=tensors, origin=origin)
 
 
 def open_adapter(folder: Path, checkpoint: Checkpoint) -> Adapter:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,13 +46,34 @@ def _tokenizer_files(folder: Path) -> TokenizerFiles:
             f"{path}: missing; write it with transformers' AutoTokenizer(..., use_fast=True).save_pretrained"
         )
     config = optional_json(folder / "tokenizer_config.json")
+    text = path.read_text("utf-8")
+    parse_json(path, text)
+    return TokenizerFiles(text, config, chat_template(folder, config))
+
+
+def chat_template(folder: Path, config: Mapping[str, Any]) -> str | None:
+    """Jinja source of a folder's chat template: of its own file, or in its tokenizer_config.json `config`."""
     template = folder / "chat_template.jinja"
     source = template.read_text("utf-8") if template.exists() else config.get("chat_template")
     if isinstance(source, list):  # several named templates; "default" is the chat one
         source = next((entry["template"] for entry in source if entry.get("name") == "default"), None)
-    text = path.read_text("utf-8")
-    parse_json(path, text)
-    return TokenizerFiles(text, config, source)
+    return source
+
+
+def with_special_tokens(defaults: GenerationDefaults, files: TokenizerFiles) -> GenerationDefaults:
+    """The same with the tokens that tokenizer_config.json names; its end is one end more."""
+    bos = token_text(files.config, "bos_token")
+    end = token_text(files.config, "eos_token")
+    ends = (*defaults.eos_token_ids, token_id(files.tokenizer, end))
+    return replace(
+        defaults,
+        eos_token_ids=tuple(dict.fromkeys(token for token in ends if token is not None)),
+        # The tokenizer's own id: config.json of the R1 distills names the end of sentence here.
+        bos_token_id=token_id(files.tokenizer, bos),
+        bos_token=bos or "",
+        eos_token=end or "",
+        add_bos=bool(files.config.get("add_bos_token", False)) and bos is not None,
+    )
 
 
 def token_text(config: Mapping[str, Any], key: str) -> str | None:
@@ -75,27 +96,18 @@ def _generation(
 ) -> GenerationDefaults:
     """Sampling defaults and every id that ends an answer, wherever the checkpoint names one."""
     eos: list[int] = []
-    for found in (
-        generation.get("eos_token_id"),
-        config.get("eos_token_id"),
-        token_id(files.tokenizer, token_text(files.config, "eos_token")),
-    ):
+    for found in (generation.get("eos_token_id"), config.get("eos_token_id")):
         eos += found if isinstance(found, list) else [] if found is None else [found]
-    bos = token_text(files.config, "bos_token")
     sampled = _is_sampled(generation, files)
-    return GenerationDefaults(
-        eos_token_ids=tuple(dict.fromkeys(int(token) for token in eos)),
-        # The tokenizer's own id: config.json of the R1 distills names the end of sentence here.
-        bos_token_id=token_id(files.tokenizer, bos),
-        bos_token=bos or "",
-        eos_token=token_text(files.config, "eos_token") or "",
-        add_bos=bool(files.config.get("add_bos_token", False)) and bos is not None,
+    defaults = GenerationDefaults(
+        eos_token_ids=tuple(int(token) for token in eos),
         temperature=float(generation.get("temperature") or 1.0) if sampled else 0.0,
         top_k=max(0, int(generation.get("top_k") or 0)) if sampled else 0,  # -1 is off in vLLM
         top_p=float(generation.get("top_p") or 1.0) if sampled else 1.0,
         min_p=float(generation.get("min_p") or 0.0) if sampled else 0.0,
         repetition_penalty=float(generation.get("repetition_penalty") or 1.0),
     )
+    return with_special_tokens(defaults, files)
 
 
 def _is_sampled(generation: Mapping[str, Any], files: TokenizerFiles) -> bool:

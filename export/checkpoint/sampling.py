@@ -19,7 +19,14 @@ def thinks(files: TokenizerFiles) -> bool:
     return any(mark in template or f'"{mark}"' in files.tokenizer for mark in (THINKING, ANSWERING))
 
 
-def recommended(defaults: GenerationDefaults) -> GenerationDefaults:
-    """The same with what DeepSeek recommends; a top_p of the source's own stays."""
+def drawn(
+    defaults: GenerationDefaults, files: TokenizerFiles, *, names_temperature: bool
+) -> GenerationDefaults:
+    """The same, or with what DeepSeek recommends if a student thinks and its source names no temperature.
+
+    A top_p of the source's own stays.
+    """
+    if names_temperature or not thinks(files):
+        return defaults
     top_p = TOP_P if defaults.top_p == 1.0 else defaults.top_p
     return replace(defaults, temperature=TEMPERATURE, top_p=top_p)

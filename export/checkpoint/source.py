@@ -14,7 +14,7 @@ from edgert.errors import BundleError, CheckpointError
 from edgert.text.template import ChatTemplate
 
 from . import Checkpoint, TokenizerFiles, check_tensors, gguf, huggingface
-from .sampling import recommended, thinks
+from .sampling import drawn
 
 # What readers trip over when a field has another type than its format says.
 MALFORMED = (ValueError, TypeError, KeyError, IndexError, AttributeError, ArithmeticError, OSError)
@@ -33,9 +33,10 @@ def open_checkpoint(source: Path) -> Checkpoint:
         raise CheckpointError(f"{source}: malformed ({type(error).__name__}: {error})") from error
     check_tensors(checkpoint, source)
     check_tokenizer(checkpoint, checkpoint.spec.vocab_size, source)
-    if checkpoint.names_temperature or not thinks(checkpoint.tokenizer):
-        return checkpoint
-    return replace(checkpoint, generation=recommended(checkpoint.generation))
+    generation = drawn(
+        checkpoint.generation, checkpoint.tokenizer, names_temperature=checkpoint.names_temperature
+    )
+    return replace(checkpoint, generation=generation)
 
 
 def _reader(source: Path) -> Callable[[Path], Checkpoint]:

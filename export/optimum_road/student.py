@@ -12,7 +12,7 @@ from edgert.errors import CheckpointError
 from edgert.export.checkpoint import TokenizerFiles
 from edgert.export.checkpoint.beside import read_beside
 from edgert.export.checkpoint.json_file import read_json
-from edgert.export.checkpoint.sampling import recommended, thinks
+from edgert.export.checkpoint.sampling import drawn
 from edgert.export.checkpoint.source import check_tokenizer
 
 Config = Mapping[str, Any]
@@ -62,9 +62,7 @@ def open_student(folder: Path) -> Student:
     config = read_json(folder / "config.json")
     refuse_other_kinds(config, folder)
     beside = read_beside(folder, config)
-    generation = beside.generation
-    if not beside.names_temperature and thinks(beside.tokenizer):
-        generation = recommended(generation)
+    generation = drawn(beside.generation, beside.tokenizer, names_temperature=beside.names_temperature)
     hidden = _size(config, HIDDEN, folder)
     student = Student(
         folder=folder,
