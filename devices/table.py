@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from edgert.errors import DeviceError
+from edgert.suggestion import did_you_mean
 
 Table: TypeAlias = dict[str, Any]
 
@@ -38,7 +39,9 @@ def read(name: str, shipped: Traversable) -> tuple[Table, str]:
     """A profile's table, complete, and what to find it by again. Raises DeviceError."""
     source = find(name, shipped, Path())
     if source is None:
-        raise DeviceError(f"unknown device '{name}': {_choices(shipped)}")
+        raise DeviceError(
+            f"unknown device '{name}'{did_you_mean(name, names(shipped)) or ':'} {_choices(shipped)}"
+        )
     return _complete(source, shipped, ()), source.name
 
 

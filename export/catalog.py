@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from edgert.errors import UsageError
+from edgert.suggestion import did_you_mean
 
 
 @dataclass(frozen=True)
@@ -76,4 +77,6 @@ def find(name: str) -> Entry:
     for entry in CATALOG:
         if entry.name == name:
             return entry
-    raise UsageError(f"unknown model '{name}': choose one of {', '.join(entry.name for entry in CATALOG)}")
+    names = [entry.name for entry in CATALOG]
+    meant = did_you_mean(name, names) or ":"
+    raise UsageError(f"unknown model '{name}'{meant} choose one of {', '.join(names)}")

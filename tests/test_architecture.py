@@ -27,12 +27,12 @@ FLOORS = [
     {"home", "saving", "file_lock", "devices"},
     {"bundle"},
     {"errors"},
-    {"installation"},
+    {"installation", "suggestion"},
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 
 # Of the runtime, the exporter uses the contract and what computes and reads text; devices only the contract.
-CONTRACT = {"__version__", "bundle", "devices", "engine", "errors", "export", "saving", "text"}
+CONTRACT = {"__version__", "bundle", "devices", "engine", "errors", "export", "saving", "suggestion", "text"}
 
 
 def modules():
@@ -110,7 +110,9 @@ def test_only_the_command_line_imports_the_exporter_and_only_lazily(module):
 @pytest.mark.parametrize("module", [name for name in MODULES if name not in RUNTIME])
 def test_exporter_and_devices_use_only_the_contract(module):
     for name in imports(module):
-        allowed = {"errors", "devices", "bundle"} if module.startswith("edgert.devices") else CONTRACT
+        allowed = (
+            {"errors", "devices", "bundle", "suggestion"} if module.startswith("edgert.devices") else CONTRACT
+        )
         assert name == "edgert.__version__" or room(name) in allowed | {None}, f"{module} imports {name}"
 
 

@@ -262,8 +262,17 @@ def test_devices_name_the_detected_one_and_why():
         (["generate", "nowhere", "-p", "x"], 4, "no such bundle"),
         (["pull", "gpt-5"], 2, "unknown model 'gpt-5': choose one of smollm2-135m-instruct"),
         (["export", "nowhere", "b"], 6, "no such file or folder"),
-        (["genrate"], 2, "no such command 'genrate'; see: edgert --help"),
+        (["genrate"], 2, "no such command 'genrate'; did you mean generate? see: edgert --help"),
+        (["frobnicate"], 2, "no such command 'frobnicate'; see: edgert --help"),
         (["--temprature"], 2, "--temprature"),
+        (["chat", "--temprature", "1"], 2, "--temperature'? see: edgert chat --help"),
+        (
+            ["info", "QWEN3-0.6"],
+            4,
+            "QWEN3-0.6: no such bundle; did you mean qwen3-0.6b? get it with: edgert pull",
+        ),
+        (["pull", "qwen3-06b"], 2, "unknown model 'qwen3-06b'; did you mean qwen3-0.6b? choose one of"),
+        (["doctor", "--device", "raspberrypi-4"], 5, "; did you mean raspberry-pi-4? choose one of"),
         (["generate"], 2, "missing option '-p' / '--prompt'; see: edgert generate --help"),
         (
             ["bench", "--runs", "0"],

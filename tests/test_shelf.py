@@ -129,3 +129,17 @@ def test_what_can_not_be_removed_stays_whole(kept, monkeypatch):
     result = run("rm", "mine", "--yes", "--only", "bundle")
     assert (result.exit_code, result.stderr.count("\n")) == (1, 1) and "in use" in result.stderr
     assert (kept / "bundles" / "mine" / "edgert.json").exists()
+
+
+def test_an_almost_right_name_of_a_bundle_is_answered_with_the_right_one(
+    kept, bundles, tmp_path, monkeypatch
+):
+    """Of those in the home, and of folders beside."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(bundles(), tmp_path / "my-bundle")
+    assert run("info", "miine").stderr == "edgert: miine: no such bundle; did you mean mine?\n"
+    for typed, meant in [("my-bundel", "my-bundle"), ("./my-bundel/", "./my-bundle")]:
+        assert run("info", typed).stderr == f"edgert: {typed}: no such bundle; did you mean {meant}?\n"
+    assert run("rm", "miine", "--yes").stderr == (
+        f"edgert: no student 'miine' in {kept}; did you mean mine?\n"
+    )

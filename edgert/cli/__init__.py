@@ -12,6 +12,7 @@ import click
 
 from edgert import __version__
 from edgert.cli import console
+from edgert.suggestion import did_you_mean
 
 # In the order of the help screen.
 COMMANDS = (
@@ -43,6 +44,14 @@ class Commands(console.Group):
             return None
         command: click.Command = getattr(import_module(f"edgert.cli.{cmd_name}"), cmd_name)
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name = args[0]
+        if name in COMMANDS or name.startswith("-") or ctx.resilient_parsing:
+            return super().resolve_command(ctx, args)
+        raise click.UsageError(f"no such command '{name}'{did_you_mean(name, COMMANDS)}", ctx)
 
 
 @click.group("edgert", cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})

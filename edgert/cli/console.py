@@ -55,7 +55,8 @@ def _of_click(error: click.UsageError) -> str:
     """Its message in the form of ours: one line, lower case, and what to do."""
     message = " ".join(error.format_message().split()).rstrip(".")
     command = error.ctx.command_path if error.ctx else "edgert"
-    return f"{message[:1].lower()}{message[1:]}; see: {command} --help"
+    mark = "" if message.endswith("?") else ";"
+    return f"{message[:1].lower()}{message[1:]}{mark} see: {command} --help"
 
 
 def warn_in_a_line() -> None:

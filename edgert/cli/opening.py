@@ -11,6 +11,7 @@ from edgert import home
 from edgert.cli import console
 from edgert.cli.pull import pull_bundle
 from edgert.errors import BundleError, UsageError
+from edgert.suggestion import closest
 
 if TYPE_CHECKING:
     from edgert.bundle import Bundle
@@ -20,13 +21,14 @@ if TYPE_CHECKING:
 def find_bundle(name: str | None) -> Path:
     """The folder of the bundle that was named, or of the default student. It may not be a bundle.
 
-    Raises UsageError if the default student is missing, BundleError for a known student that was not pulled.
+    Raises UsageError if the default student is missing, BundleError for a known student that was not pulled
+    and for a name that is almost another.
     """
     if name is None:
         return default_bundle()
     folder = home.find_bundle(name)
-    if not folder.exists() and _is_in_catalog(name):
-        raise BundleError(f"{name} is not in {home.home()} yet; get it with: edgert pull {name}")
+    if not folder.exists():
+        _help_to_find(name)
     return folder
 
 
@@ -68,7 +70,25 @@ def default_bundle() -> Path:
     return pull_bundle(home.DEFAULT_MODEL)
 
 
-def _is_in_catalog(name: str) -> bool:
+def _help_to_find(name: str) -> None:
+    """Raises BundleError if it is the name of a known student, or almost that of a bundle that is there."""
     from edgert.export import catalog
 
-    return name in [entry.name for entry in catalog.CATALOG]
+    students = [entry.name for entry in catalog.CATALOG]
+    if name in students:
+        raise BundleError(f"{name} is not in {home.home()} yet; get it with: edgert pull {name}")
+    there = bundle_names(name)
+    if best := closest(name, [*there, *students]):
+        known = "" if best in there else f" get it with: edgert pull {best}"
+        raise BundleError(f"{name}: no such bundle; did you mean {best}?{known}")
+
+
+def bundle_names(beside: str) -> list[str]:
+    """What a bundle can be called by here: those in the home, and folders beside the path that was given."""
+    from edgert import shelf
+    from edgert.bundle import MANIFEST
+
+    typed = beside.rstrip("/\\")
+    start = typed[: len(typed) - len(Path(typed).name)]
+    near = (path for path in Path(start).glob("*/") if (path / MANIFEST).is_file())
+    return [*(kept.name for kept in shelf.bundles()), *(f"{start}{path.name}" for path in near)]

@@ -9,6 +9,7 @@ import click
 from edgert import home
 from edgert.cli import console
 from edgert.errors import UsageError
+from edgert.suggestion import did_you_mean
 
 if TYPE_CHECKING:
     from edgert.shelf import Kept
@@ -49,7 +50,9 @@ def _named(name: str, only: str | None) -> list[Kept]:
     checkpoints = [] if only == "bundle" else shelf.checkpoints()
     found: list[Kept] = [kept for kept in (*bundles, *checkpoints) if kept.name == name]
     if not found:
-        raise UsageError(f"no {only or 'student'} '{name}' in {home.home()}: `edgert list` shows what is")
+        meant = did_you_mean(name, [kept.name for kept in (*bundles, *checkpoints)])
+        what = f"no {only or 'student'} '{name}' in {home.home()}"
+        raise UsageError(f"{what}{meant or '; `edgert list` shows what is'}")
     return found
 
 
