@@ -23,7 +23,7 @@ def run(*arguments, input=None):
 
 
 DONE = edgert.Chunk("", None, Stopwatch(1).timings(0), "stop")
-SHARED = {"__init__", "console", "opening", "options"}
+SHARED = {"__init__", "completing", "console", "opening", "options"}
 
 
 def test_every_command_is_a_module_of_its_name():

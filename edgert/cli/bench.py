@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from edgert.cli import console
+from edgert.cli import completing, console
 from edgert.cli.opening import find_bundle
 from edgert.cli.options import kv_option, model_options
 
@@ -33,7 +33,7 @@ class Depths(click.ParamType):  # type: ignore[type-arg]  # generic since click 
 
 
 @click.command(short_help="Measure how fast a bundle is here.")
-@click.argument("bundle", required=False)
+@click.argument("bundle", required=False, shell_complete=completing.bundles)
 @click.option(
     "--runs", type=click.IntRange(1), default=5, show_default=True, help="How often everything is measured."
 )

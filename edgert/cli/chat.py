@@ -6,13 +6,13 @@ from typing import Any
 
 import click
 
-from edgert.cli import console
+from edgert.cli import completing, console
 from edgert.cli.opening import load_model
 from edgert.cli.options import adapter_option, given, kv_option, model_options, sampling_options
 
 
 @click.command(short_help="Talk to a student.")
-@click.argument("bundle", required=False)
+@click.argument("bundle", required=False, shell_complete=completing.bundles)
 @click.option(
     "--system", help="Instructions that the model gets before the conversation. Default: its own, if any."
 )

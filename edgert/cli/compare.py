@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from edgert.cli import console
+from edgert.cli import completing, console
 from edgert.cli.opening import load_model, open_bundle
 from edgert.cli.options import model_options
 from edgert.errors import UsageError
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 
 @click.command(short_help="Compare the answers of two bundles.")
-@click.argument("bundle")
-@click.argument("reference")
+@click.argument("bundle", shell_complete=completing.bundles)
+@click.argument("reference", shell_complete=completing.bundles)
 @click.option(
     "--prompts", "source", metavar="FILE", help="File of your own prompts. '-' reads standard input."
 )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from edgert import home
+from edgert.cli import completing
 from edgert.cli.opening import open_bundle
 from edgert.errors import EdgertError
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @click.command(short_help="List kinds of machines, and which this one is.")
-@click.argument("bundle", required=False)
+@click.argument("bundle", required=False, shell_complete=completing.bundles)
 @click.option(
     "--json", "as_json", is_flag=True, help="Print everything known of machine and profiles as JSON."
 )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from edgert.cli import completing
 from edgert.cli.opening import open_bundle
 from edgert.errors import BundleError, EdgertError
 
@@ -19,9 +20,10 @@ MARKS = {"ok": "ok  ", "note": "note", "bad": "BAD "}
 
 
 @click.command(short_help="Check this machine, and a bundle on it.")
-@click.argument("bundle", required=False)
+@click.argument("bundle", required=False, shell_complete=completing.bundles)
 @click.option(
     "--device",
+    shell_complete=completing.devices,
     help="Kind of machine to check for, one that `edgert devices` lists or a .toml file. Default: detected.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgert.cli import console
+from edgert.cli import completing, console
 from edgert.cli.options import Adapters, by_name, quant_options
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     "--device",
     "devices",
     multiple=True,
+    shell_complete=completing.devices,
     help="Kind of machine it is for; `edgert devices` lists them. May be given more than once: one bundle "
     "then serves them all.",
 )

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from edgert.cli import completing
 from edgert.cli.opening import find_bundle
 from edgert.cli.options import kv_option
 from edgert.errors import EdgertWarning, UsageError
@@ -21,9 +22,13 @@ if TYPE_CHECKING:
 
 
 @click.command(short_help="Tell whether a student fits into memory.")
-@click.argument("source", metavar="BUNDLE|CHECKPOINT")
+@click.argument("source", metavar="BUNDLE|CHECKPOINT", shell_complete=completing.bundles)
 @click.option(
-    "--device", "names", multiple=True, help="Another kind of machine, or 'all'. May be given more than once."
+    "--device",
+    "names",
+    multiple=True,
+    shell_complete=completing.devices,
+    help="Another kind of machine, or 'all'. May be given more than once.",
 )
 @click.option(
     "--context",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgert.cli import console
+from edgert.cli import completing, console
 from edgert.cli.opening import load_model
 from edgert.cli.options import adapter_option, given, kv_option, model_options, sampling_options
 from edgert.errors import UsageError
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @click.command(short_help="Answer one question and exit.")
-@click.argument("bundle", required=False)
+@click.argument("bundle", required=False, shell_complete=completing.bundles)
 @click.option("-p", "--prompt", required=True, help="The question. '-' reads it from standard input.")
 @click.option("--raw", is_flag=True, help="Take the prompt as the start of a text and continue it.")
 @click.option(

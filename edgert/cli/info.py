@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from edgert.cli import completing
 from edgert.cli.opening import open_bundle
 
 if TYPE_CHECKING:
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @click.command(short_help="Show what a bundle holds.")
-@click.argument("bundle")
+@click.argument("bundle", shell_complete=completing.bundles)
 @click.option(
     "--verify", is_flag=True, help="Read every file and check that it is undamaged, by its SHA-256."
 )

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import click
 
 from edgert.bundle.graph_io import KV_KINDS
+from edgert.cli import completing
 from edgert.errors import UsageError
 
 if TYPE_CHECKING:
@@ -73,6 +74,7 @@ def model_options(command: Command) -> Command:
         (
             click.option(
                 "--device",
+                shell_complete=completing.devices,
                 help="Kind of machine, one that `edgert devices` lists or a .toml file. Default: detected.",
             ),
             click.option(

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import click
 
+from edgert.cli import completing
 from edgert.cli.opening import open_bundle
 from edgert.cli.options import kv_option
 
 
 @click.command(short_help="Make a bundle start faster on this machine.")
-@click.argument("bundle", required=False)
+@click.argument("bundle", required=False, shell_complete=completing.bundles)
 @kv_option
 @click.option("--replace", is_flag=True, help="Remove the bundle's own weights afterwards, to save disk.")
 def prepare(*, bundle: str | None, kv: str | None, replace: bool) -> None:

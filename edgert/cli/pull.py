@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from edgert import home
+from edgert.cli import completing
 from edgert.cli.export import make_bundle
 from edgert.errors import BundleError, UsageError
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @click.command(short_help="Get a known student, ready to chat.")
-@click.argument("name", default=home.DEFAULT_MODEL)
+@click.argument("name", default=home.DEFAULT_MODEL, shell_complete=completing.students)
 @click.option("--list", "show", is_flag=True, help="List the names: parameters, licence, source.")
 @click.option(
     "--quant",
@@ -25,7 +26,11 @@ if TYPE_CHECKING:
     show_default=True,
     help="How weights are stored; see `edgert export --help`.",
 )
-@click.option("--device", help="Kind of machine it is for; `edgert devices` lists them. Default: this one.")
+@click.option(
+    "--device",
+    shell_complete=completing.devices,
+    help="Kind of machine it is for; `edgert devices` lists them. Default: this one.",
+)
 @click.option("--force", is_flag=True, help="Export it again, even if it is there.")
 def pull(*, name: str, show: bool, quant: str, device: str | None, force: bool) -> None:
     """Download a known student and export it, so that `edgert chat NAME` works.

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from edgert import home
-from edgert.cli import console
+from edgert.cli import completing, console
 from edgert.errors import UsageError
 from edgert.suggestion import did_you_mean
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @click.command(short_help="Remove a student from this disk.")
-@click.argument("names", metavar="NAME...", nargs=-1, required=True)
+@click.argument("names", metavar="NAME...", nargs=-1, required=True, shell_complete=completing.kept)
 @click.option(
     "--only",
     type=click.Choice(["bundle", "checkpoint"]),

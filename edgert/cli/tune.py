@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from edgert.cli import console
+from edgert.cli import completing, console
 from edgert.cli.opening import open_bundle
 
 if TYPE_CHECKING:
@@ -15,11 +15,12 @@ if TYPE_CHECKING:
 
 
 @click.command(short_help="Find the fastest settings for a bundle here.")
-@click.argument("bundle", required=False)
+@click.argument("bundle", required=False, shell_complete=completing.bundles)
 @click.option(
     "--device",
     "names",
     multiple=True,
+    shell_complete=completing.devices,
     help="Another kind of machine to try its settings, by name. May be given more than once.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
