@@ -146,12 +146,18 @@ class Job:
         if sample is None or not self.options.verify:
             return manifest
         bundle = Bundle(aside, manifest)
-        found = measure(self.checkpoint, bundle, sample, lambda *done: self.progress("Measuring", *done))
+        beside = {separate.name: separate.adapter for separate in plan.adapters}
+        found = measure(
+            self.checkpoint, bundle, sample, lambda *done: self.progress("Measuring", *done), beside
+        )
         graphs = {
             name: replace(facts, fidelity=found.fidelity[name]) for name, facts in manifest.graphs.items()
         }
+        adapters = {
+            name: replace(facts, fidelity=found.adapters[name]) for name, facts in manifest.adapters.items()
+        }
         files = {**manifest.files, GOLDEN: write_text(aside / GOLDEN, golden.to_json(found.golden))}
-        return replace(manifest, graphs=graphs, sample=sample.name, files=files)
+        return replace(manifest, graphs=graphs, adapters=adapters, sample=sample.name, files=files)
 
     def _shared_recipe(self) -> Recipe:
         """How weights are stored for all devices together. Raises UsageError where they can't agree."""
@@ -207,15 +213,18 @@ class Job:
 
     def _check(self, manifest: Manifest, in_basis: Checkpoint, recipe: Recipe, sample: Sample | None) -> None:
         """Raises FidelityError that names the layers that cost most."""
-        found = [facts.fidelity.mean_kl for facts in manifest.graphs.values() if facts.fidelity]
+        found = [("", facts.fidelity) for facts in manifest.graphs.values()]
+        found += [(f"with {name}: ", facts.fidelity) for name, facts in manifest.adapters.items()]
+        kls = ((fidelity.mean_kl, where) for where, fidelity in found if fidelity)
+        highest, where = max(kls, default=(0.0, ""))
         bound = self.options.max_kl
-        if bound is None or sample is None or all(kl <= bound for kl in found):
+        if bound is None or sample is None or highest <= bound:
             return
         alone = self._costs(in_basis, recipe, by_layer(matrices(in_basis)), sample)
         worst = sorted(alone, key=lambda name: -alone[name])[:3]
         named = ", ".join(f"{name} {alone[name]:.4f}" for name in worst)
         raise FidelityError(
-            f"mean KL {max(found):.4f} is above --max-kl {bound}; rounded to nearest and alone, "
+            f"{where}mean KL {highest:.4f} is above --max-kl {bound}; rounded to nearest and alone, "
             f"the costliest are: {named}. More bits, a smaller --block-size or --kv fp32 lose less"
         )
 

@@ -5,7 +5,7 @@ The original is run in fp32 one layer at a time, the bundle by the runtime that 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -13,6 +13,7 @@ import numpy as np
 from edgert import devices
 from edgert.bundle import Bundle, Fidelity
 from edgert.engine import golden
+from edgert.engine.adapters import read_adapter
 from edgert.engine.decoder import Decoder, open_decoder
 from edgert.engine.fidelity import Tally, diverge
 from edgert.engine.golden import Golden
@@ -20,10 +21,13 @@ from edgert.engine.graph_session import GraphSession
 from edgert.text.tokenizer import open_tokenizer
 
 from .checkpoint import Checkpoint, FloatArray
+from .checkpoint.adapter import Adapter, with_added
 from .layerwise import Layerwise
 from .sample import Sample
 
 Progress = Callable[[int, int], None]
+
+NO_ADAPTERS: Mapping[str, Adapter] = {}
 
 
 class Original:
@@ -46,16 +50,28 @@ class Original:
 
 @dataclass
 class Passport:
-    """The fidelity of each graph of a bundle, and what the first of them predicts after the golden texts."""
+    """The fidelity of each graph of a bundle, and what the first of them predicts after the golden texts.
+
+    `adapters`: that of the first graph with each adapter beside it, to the checkpoint with that one merged.
+    """
 
     fidelity: dict[str, Fidelity] = field(default_factory=dict)
     golden: list[Golden] = field(default_factory=list)
+    adapters: dict[str, Fidelity] = field(default_factory=dict)
 
 
-def measure(checkpoint: Checkpoint, bundle: Bundle, sample: Sample, progress: Progress) -> Passport:
-    """Run every graph of a bundle, and the checkpoint, over the sample. Raises BundleError."""
-    done, windows = 0, len(sample.measuring)
-    total = checkpoint.spec.num_layers + windows * len(bundle.manifest.graphs)
+def measure(
+    checkpoint: Checkpoint,
+    bundle: Bundle,
+    sample: Sample,
+    progress: Progress,
+    adapters: Mapping[str, Adapter] = NO_ADAPTERS,
+) -> Passport:
+    """Run every graph of a bundle, and the checkpoint, over the sample, and both with each of the bundle's
+    `adapters`. Raises BundleError.
+    """
+    done, windows, graphs = 0, len(sample.measuring), bundle.manifest.graphs
+    total = checkpoint.spec.num_layers * (1 + len(adapters)) + windows * (len(graphs) + len(adapters))
 
     def advance() -> None:
         nonlocal done
@@ -64,12 +80,17 @@ def measure(checkpoint: Checkpoint, bundle: Bundle, sample: Sample, progress: Pr
 
     original = Original(checkpoint, sample, advance)
     passport = Passport()
-    for graph in bundle.manifest.graphs:
+    for graph in graphs:
         decoder = _decoder(bundle, graph, sample.measuring.shape[1])
         passport.fidelity[graph] = _fidelity(original, decoder, sample, advance)
         if not passport.golden:
             texts = [*_golden_texts(bundle), sample.measuring[0].tolist()]
             passport.golden = golden.record(decoder, texts)
+    for name, adapter in adapters.items():
+        original = Original(with_added(checkpoint, adapter), sample, advance)
+        decoder = _decoder(bundle, next(iter(graphs)), sample.measuring.shape[1])
+        decoder.use(read_adapter(bundle, name))
+        passport.adapters[name] = _fidelity(original, decoder, sample, advance)
     return passport
 
 

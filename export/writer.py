@@ -109,7 +109,7 @@ def write_bundle(checkpoint: Checkpoint, aside: Path, plan: Plan, progress: Prog
                 checkpoint.spec, checkpoint.vector, plan.context, kv=kind, scales=scales, adapted=adapted
             )
             _save(model, aside / filename, layout, group.recipe)
-        model = build(checkpoint.spec, checkpoint.vector, plan.context, "genai")
+        model = build(checkpoint.spec, checkpoint.vector, plan.context, "genai", adapted=plan.adapted(named))
         _save(model, aside / GENAI_GRAPH, layout, plan.device_groups[0].recipe)
     write_texts(checkpoint, aside, plan.context)
     for adapter in plan.adapters:

@@ -1,9 +1,12 @@
 """The bundle opens in the real onnxruntime-genai and says the same."""
 
+import lora
+import numpy as np
 import pytest
 import tiny
 
 import edgert
+from edgert.export import ExportOptions, export
 
 og = pytest.importorskip("onnxruntime_genai", reason="onnxruntime-genai has no wheel for this platform")
 
@@ -30,6 +33,28 @@ def test_same_greedy_tokens_for_every_family(family, quant, bundles):
     theirs = genai_greedy(bundle, ids, 20)
     assert theirs[: len(ours)] == ours
     assert len(ours) == 20 or theirs[len(ours)] == 1  # they report the end token, edgert does not
+
+
+def test_adapters_of_a_bundle_are_chosen_there_too(checkpoints, tmp_path):
+    """By genai's own calls, from the bundle's own files."""
+    bundle, base = tmp_path / "bundle", tiny.random_tensors(tiny.Tiny().config)
+    modules = [name.removesuffix(".weight") for name in base if name.endswith("_proj.weight")]
+    folder = lora.write(tmp_path / "law", lora.uniform(modules, 2.0, target_modules="all-linear"), base)
+    export(checkpoints("llama"), bundle, ExportOptions(separate_adapters={"law": folder}, verify=False))
+    ids = tiny.tokenizer().encode("the quick brown fox jumps").ids
+    theirs = og.Model(str(bundle))
+    adapters = og.Adapters(theirs)
+    adapters.load(str(bundle / "adapters" / "law.onnx_adapter"), "law")
+    with edgert.load(bundle) as ours:
+        for name in (None, "law"):
+            ours.use(name)
+            parameters = og.GeneratorParams(theirs)
+            parameters.set_search_options(max_length=64)
+            generator = og.Generator(theirs, parameters)
+            if name:
+                generator.set_active_adapter(adapters, name)
+            generator.append_tokens(ids)
+            assert np.abs(np.array(generator.get_logits())[0, -1] - ours.logits(ids)[-1]).max() < 1e-3
 
 
 @pytest.mark.student

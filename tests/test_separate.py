@@ -174,9 +174,44 @@ def test_the_manifest_says_what_there_is(exported, checkpoints):
         "med_2": "adapters/med_2.onnx_adapter",
     }
     told = CliRunner().invoke(main, ["info", str(bundle), "--verify"]).output
-    assert "adapter     law, from law; not measured\n" in told and "med_2, from med; not" in told
+    assert "adapter     law, from law\n" in told and "adapter     med_2, from med\n" in told
+    assert "            with law: not measured (--no-verify)\n" in told
     options = ExportOptions(separate_adapters=folders, verify=False, kv="int8")
     assert previews(checkpoints("llama"), [options])[0].adapters == manifest.adapters
+
+
+def test_the_passport_has_a_line_for_each(checkpoints, tmp_path):
+    """Against the merged original: against the base, an adapter this strong would show as a loss."""
+    text = tmp_path / "sample.txt"
+    text.write_text("the quick brown fox jumps over the lazy dog. " * 400)
+    folders = {"law": adapter(tmp_path / "law"), "med": adapter(tmp_path / "med", seed=2, kinds="q_proj")}
+    options = ExportOptions(separate_adapters=folders, calibration=text, max_kl=0.5)
+    bundle = tmp_path / "bundle"
+    manifest = export(checkpoints("llama"), bundle, options).manifest
+    found = {name: facts.fidelity for name, facts in manifest.adapters.items()}
+    base = manifest.graphs["model.onnx"].fidelity
+    assert 0 < found["law"].mean_kl < 0.05 and 0 < found["med"].mean_kl < 0.05
+    assert len({base.reference_perplexity, *(one.reference_perplexity for one in found.values())}) == 3
+    told = CliRunner().invoke(main, ["info", str(bundle)]).output
+    assert f"            with law: {found['law']}, on sample.txt\n" in told
+    merged_one = ExportOptions(adapters=(folders["law"],), calibration=text)
+    wanted = export(checkpoints("llama"), tmp_path / "merged", merged_one).manifest.graphs["model.onnx"]
+    assert np.isclose(found["law"].reference_perplexity, wanted.fidelity.reference_perplexity, rtol=1e-4)
+
+
+def test_an_adapter_above_the_bound_fails_the_export(checkpoints, tmp_path):
+    """It says which: the base alone keeps to the bound."""
+    text = tmp_path / "sample.txt"
+    text.write_text("the quick brown fox jumps over the lazy dog. " * 400)
+    folder = adapter(tmp_path / "law")
+    export(checkpoints("llama"), tmp_path / "base", ExportOptions(calibration=text))
+    base = open_bundle(tmp_path / "base").manifest.graphs["model.onnx"].fidelity.mean_kl
+    options = ExportOptions(separate_adapters={"law": folder}, calibration=text)
+    law = export(checkpoints("llama"), tmp_path / "law-bundle", options).manifest.adapters["law"].fidelity
+    bound = (base + law.mean_kl) / 2
+    assert law.mean_kl > base
+    with pytest.raises(edgert.FidelityError, match="with law: mean KL"):
+        export(checkpoints("llama"), tmp_path / "failed", replace(options, max_kl=bound))
 
 
 def test_from_the_command_line(checkpoints, tmp_path):

@@ -138,10 +138,14 @@ class Origin:
 
 @dataclass(frozen=True)
 class AdapterFacts:
-    """An adapter that lies beside the base: its file, and the folder that it was made from."""
+    """An adapter that lies beside the base: its file, and the folder that it was made from.
+
+    `fidelity`: of the first graph with it, to the fp32 original with it merged, if it was measured.
+    """
 
     file: FileName
     source: str
+    fidelity: Fidelity | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,17 +173,21 @@ class Manifest:
         return json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n"
 
     def fidelity_lines(self) -> list[str]:
-        """The passport in words: what was measured of each graph, or that nothing was."""
+        """The passport in words: what was measured of each graph and with each adapter, or nothing."""
         if self.quantization.scheme == "fp32" and len(self.graphs) == 1:
-            return [f"{'fidelity':12}the original itself, in fp32"]
+            exact = "the original itself, in fp32"
+            return [f"{'fidelity':12}{exact}", *(f"{'':12}with {name}: the same" for name in self.adapters)]
         lines = []
         forms = {facts.form for facts in self.graphs.values()}
         for facts in self.graphs.values():
             label = f"kv {facts.kv}" if len(forms) == 1 else f"{facts.form}, kv {facts.kv}"
             label = "fidelity" if len(self.graphs) == 1 else label
-            measured = facts.fidelity and f"{facts.fidelity}, on {self.sample}"
-            lines.append(f"{label:11} {measured or 'not measured (--no-verify)'}")
-        return lines
+            lines.append(f"{label:11} {self._measured(facts.fidelity)}")
+        with_each = ((name, self._measured(facts.fidelity)) for name, facts in self.adapters.items())
+        return [*lines, *(f"{'':12}with {name}: {measured}" for name, measured in with_each)]
+
+    def _measured(self, fidelity: Fidelity | None) -> str:
+        return f"{fidelity}, on {self.sample}" if fidelity else "not measured (--no-verify)"
 
 
 def read_manifest(path: Path) -> Manifest:

@@ -49,10 +49,7 @@ def _info_text(bundle: Bundle) -> str:
         ("weights", _weights_text(manifest.quantization)),
         ("devices", ", ".join(manifest.devices)),
         ("origin", str(manifest.origin)),
-        *(
-            ("adapter", f"{name}, from {facts.source}; not measured")
-            for name, facts in manifest.adapters.items()
-        ),
+        *(("adapter", f"{name}, from {facts.source}") for name, facts in manifest.adapters.items()),
         ("defaults", f"temperature {manifest.generation.temperature}, top_p {manifest.generation.top_p}"),
         ("written by", f"edgert {manifest.edgert}, format {manifest.format_version}"),
         ("size", f"{bundle.size / 1e6:.0f} MB in {len(bundle.present)} files"),
