@@ -32,8 +32,11 @@ from edgert.machine.tuning import tuned_profile
 from edgert.text.prompt import PromptEncoder
 from edgert.text.sampler import Sampler, Sampling
 from edgert.text.template import ChatTemplate, Message
-from edgert.text.tokenizer import TokenStream, open_tokenizer
+from edgert.text.thinking import TAGS, Thinking, opening
+from edgert.text.tokenizer import WINDOW, Tokenizer, TokenStream, open_tokenizer
 
+# Token ids of a prompt, a stream for the text after them, and what tells a thought apart there.
+Asking: TypeAlias = tuple[list[int], TokenStream, Thinking]
 # A user's question, a conversation, or exact token ids that no template touches.
 Prompt: TypeAlias = str | Iterable[Message] | Iterable[int]
 
@@ -65,7 +68,7 @@ class Model:
         self.conversations = len(loaded.decoder.slots)
         self.kv = bundle.manifest.graphs[loaded.graph].kv
         self.threads = loaded.threads
-        self.template = _open_template(bundle)
+        self.template = _open_template(bundle, self.tokenizer)
         self._prompts = PromptEncoder(self.tokenizer, self.template) if self.template else None
         self.sampling = _default_sampling(bundle)
         self._vocab = bundle.manifest.model.vocab_size
@@ -121,12 +124,14 @@ class Model:
             raise error
         return score.logits
 
-    def tokens_of(self, prompt: Prompt, *, special_tokens: bool = False) -> list[int]:
+    def tokens_of(
+        self, prompt: Prompt, *, special_tokens: bool = False, thinking: bool | None = None
+    ) -> list[int]:
         """Token ids of a prompt as `stream` feeds them. Raises UsageError.
 
-        `special_tokens`: what a message spells may be a special token, see `Request`.
+        `special_tokens`: what a message spells may be a special token, see `Request`; `thinking`: as there.
         """
-        return self._read(prompt, special_tokens)[0]
+        return self._read(prompt, Request(special_tokens=special_tokens, thinking=thinking))[0]
 
     def request(self, **options: Unpack[Options]) -> Request:
         """The options over the model's own defaults. Raises UsageError for unknown or impossible ones."""
@@ -205,39 +210,46 @@ class Model:
     def _prepare(
         self, prompt: Prompt, request: Request, wake: Callable[[], None], owner: object | None, ended: Ended
     ) -> tuple[Sequence, Answer]:
-        tokens, text = self._read(prompt, request.special_tokens)
+        tokens, text, thinking = self._read(prompt, request)
         room = self.context - len(tokens)
         if room < 1:
             raise PromptTooLong(len(tokens), self.context)
         limit = min(room, request.max_tokens or room)
-        asked = Asked(tokens, text, limit, self.bundle.manifest.generation.eos_token_ids)
+        asked = Asked(tokens, text, thinking, limit, self.bundle.manifest.generation.eos_token_ids)
         answer = Answer(asked, request, Sampler(request.sampling, self._vocab), wake, ended)
         return Sequence(tokens, answer, owner, fresh=request.fresh), answer
 
-    def _read(self, prompt: Prompt, special_tokens: bool) -> tuple[list[int], TokenStream]:
-        """Token ids of a prompt, and a stream for the text after them: a conversation's answer begins afresh,
-        an answer to token ids goes on with their text.
-        """
+    def _read(self, prompt: Prompt, request: Request) -> Asking:
+        """A conversation's answer begins afresh; an answer to token ids goes on with their text."""
         if isinstance(prompt, str) and self.template is not None:
             prompt = [{"role": "user", "content": prompt}]
         if isinstance(prompt, str):
-            ids = self._checked_ids(self.tokenizer.encode(prompt))
-            return ids, self.tokenizer.stream(ids)
+            return self._as_it_is(self.tokenizer.encode(prompt), request)
         if isinstance(prompt, bytes) or not isinstance(prompt, Iterable):
             raise UsageError(f"a prompt is a str, messages or token ids, not {type(prompt).__name__}")
         items = list(prompt)
         numbers = [item for item in items if isinstance(item, Integral)]
         if len(numbers) == len(items):
-            ids = self._checked_ids(numbers)
-            return ids, self.tokenizer.stream(ids)
-        return self._rendered(items, special_tokens), self.tokenizer.stream()
+            return self._as_it_is(numbers, request)
+        return self._rendered(items, request)
 
-    def _rendered(self, messages: list[Any], special_tokens: bool) -> list[int]:
+    def _as_it_is(self, ids: Iterable[SupportsInt], request: Request) -> Asking:
+        if request.thinking is not None:
+            raise UsageError(
+                "thinking is for prompts that a chat template makes, not for raw text or token ids"
+            )
+        tokens = self._checked_ids(ids)
+        return tokens, self.tokenizer.stream(tokens), Thinking(thinks=False)
+
+    def _rendered(self, messages: list[Any], request: Request) -> Asking:
         if not all(isinstance(message, Mapping) for message in messages):
             raise UsageError("a prompt in a list is all messages or all token ids")
-        if self._prompts is None:
+        if self.template is None or self._prompts is None:
             raise UsageError("this bundle has no chat template: give a str to continue, or token ids")
-        return self._checked_ids(self._prompts.encode(messages, special_tokens=special_tokens))
+        ids = self._prompts.encode(messages, special_tokens=request.special_tokens, thinking=request.thinking)
+        tokens = self._checked_ids(ids)
+        opened = opening(self.tokenizer.decode(tokens[-WINDOW:])) if self.template.thinks else ""
+        return tokens, self.tokenizer.stream(), Thinking(opened, thinks=self.template.thinks)
 
     def _checked_ids(self, ids: Iterable[SupportsInt]) -> list[int]:
         checked = [int(token) for token in ids]
@@ -286,12 +298,13 @@ def load(
         return model(usual)
 
 
-def _open_template(bundle: Bundle) -> ChatTemplate | None:
+def _open_template(bundle: Bundle, tokenizer: Tokenizer) -> ChatTemplate | None:
     source = bundle.text(CHAT_TEMPLATE)
     if source is None:
         return None
     defaults = bundle.manifest.generation
-    return ChatTemplate(source, bos_token=defaults.bos_token, eos_token=defaults.eos_token)
+    thinks = any(map(tokenizer.knows, TAGS))
+    return ChatTemplate(source, bos_token=defaults.bos_token, eos_token=defaults.eos_token, thinks=thinks)
 
 
 def _default_sampling(bundle: Bundle) -> Sampling:

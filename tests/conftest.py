@@ -8,7 +8,7 @@ import lzma
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -98,3 +98,19 @@ def r1_tokenizer() -> str:
 def r1_config() -> dict[str, Any]:
     """Their real tokenizer_config.json, with the chat template."""
     return json.loads((DATA / "r1-distill-qwen" / "tokenizer_config.json").read_text("utf-8"))
+
+
+@pytest.fixture(scope="module")  # its cache is a module's own
+def r1(
+    tmp_path_factory: pytest.TempPathFactory, r1_tokenizer: str, r1_config: dict[str, Any]
+) -> Iterator[edgert.Model]:
+    """A tiny model with the real tokenizer and template of DeepSeek-R1-Distill-Qwen."""
+    folder = tmp_path_factory.mktemp("r1")
+    sizes = {"vocab_size": 151936, "max_position_embeddings": 2048, "eos_token_id": 151643}
+    generation = {"do_sample": True, "temperature": 0.6, "top_p": 0.95}
+    source = tiny.write(folder / "c", tiny.Tiny("qwen2", overrides=sizes, generation=generation))
+    (source / "tokenizer.json").write_text(r1_tokenizer, "utf-8")
+    (source / "tokenizer_config.json").write_text(json.dumps(r1_config), "utf-8")
+    bundle = export(source, folder / "b", ExportOptions(calibrate=False, verify=False)).folder
+    with edgert.load(bundle) as model:
+        yield model

@@ -1,14 +1,11 @@
 """Conversations: what is remembered, what is reused, and what an answer that didn't end well leaves."""
 
 import gc
-import json
 
 import pytest
-import tiny
 
 import edgert
 from edgert.answering.conversation import Conversation
-from edgert.export import ExportOptions, export
 from edgert.text.sampler import SampledToken, Sampler
 
 # What an R1 student says: its template spells <think> and the next turn's prompt drops the thoughts.
@@ -185,20 +182,6 @@ def test_the_last_question_can_be_taken_back(chat):
     chat.clear()
     with pytest.raises(edgert.UsageError, match="no question yet"):
         chat.take_back()
-
-
-@pytest.fixture(scope="module")
-def r1(tmp_path_factory, r1_tokenizer, r1_config):
-    """A tiny model with the real tokenizer and template of DeepSeek-R1-Distill-Qwen."""
-    folder = tmp_path_factory.mktemp("r1")
-    sizes = {"vocab_size": 151936, "max_position_embeddings": 2048, "eos_token_id": 151643}
-    generation = {"do_sample": True, "temperature": 0.6, "top_p": 0.95}
-    source = tiny.write(folder / "c", tiny.Tiny("qwen2", overrides=sizes, generation=generation))
-    (source / "tokenizer.json").write_text(r1_tokenizer, "utf-8")
-    (source / "tokenizer_config.json").write_text(json.dumps(r1_config), "utf-8")
-    bundle = export(source, folder / "b", ExportOptions(calibrate=False, verify=False)).folder
-    with edgert.load(bundle) as model:
-        yield model
 
 
 def test_r1_turns_compute_only_what_the_template_has_changed(r1, monkeypatch):

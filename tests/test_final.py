@@ -6,19 +6,19 @@ from edgert.text.final import boxed, equal_finals, final_answer
 
 
 @pytest.mark.parametrize(
-    ("text", "opened", "final"),
+    ("text", "thought", "final"),
     [
         ("It is  Paris.\n", False, "It is Paris."),
-        ("<think>\nhm</think>\n\nParis\n", False, "Paris"),
-        ("hm </think> no </think> yes", True, "yes"),
-        ("hm, let me see", True, None),
-        ("\n<think>hm, let me see", False, None),
-        ("hm</think>\n", True, None),  # cut before the answer's first word
+        ("Paris\n", True, "Paris"),
+        ("no </think> yes", True, "yes"),
+        ("", True, None),
+        ("", False, ""),
+        ("hm</think>\n", False, None),  # cut before the answer's first word
         ("R1 writes <think> first", False, "R1 writes <think> first"),
     ],
 )
-def test_final_answer(text, opened, final):
-    assert final_answer(text, opened) == final
+def test_final_answer(text, thought, final):
+    assert final_answer(text, thought) == final
 
 
 @pytest.mark.parametrize(

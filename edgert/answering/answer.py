@@ -9,12 +9,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edgert.answering.reply import Chunk, FinishReason, Stopwatch
+from edgert.answering.reply import Chunk, FinishReason, Stopwatch, join
 from edgert.answering.request import Request
 from edgert.engine.decoder import Logits
 from edgert.text.loops import LoopDetector
-from edgert.text.sampler import History, Sampler
+from edgert.text.sampler import History, SampledToken, Sampler
 from edgert.text.stops import StopMatcher
+from edgert.text.thinking import Channel, Thinking
 from edgert.text.tokenizer import TokenStream
 
 MOST_UNREAD = 32  # chunks that may lie unread: a reader that stops reading stops the work
@@ -28,12 +29,13 @@ def ignore(text: str | None) -> None:
 
 @dataclass(frozen=True)
 class Asked:
-    """Token ids to answer, the stream that makes text of the answer, the most tokens it may have, and those
-    that end it.
+    """Token ids to answer, the stream that makes text of the answer, what tells its thought apart, the most
+    tokens it may have, and those that end it.
     """
 
     tokens: Sequence[int]
     text: TokenStream
+    thinking: Thinking
     limit: int
     ends: Sequence[int]
 
@@ -90,32 +92,53 @@ class Answer:
         if token.id in self._asked.ends:
             self._reason = "stop"
             return ()
-        self._history.accept(token.id)
-        text = self._stops.push(self._asked.text.push(token.id))
-        self.items.append(Chunk(text, token, self._watch.timings(len(self._history.answer))))
-        self._wake()
+        self._say(token)
         self._reason = self._why_it_ends(token.id)
         return () if self._reason else (token.id,)
+
+    def _say(self, token: SampledToken) -> None:
+        """A token of the answer becomes a chunk."""
+        self._history.accept(token.id)
+        channel, text = self._shown(self._asked.text.push(token.id))
+        if channel == "thinking":
+            self._watch.think()
+        timings = self._watch.timings(len(self._history.answer))
+        self.items.append(Chunk(text, token, timings, channel=channel))
+        self._wake()
+
+    def _shown(self, text: str) -> tuple[Channel, str]:
+        """The channel, and what can be shown there. Stop strings end the answer, not the thought."""
+        channel, text = self._asked.thinking.push(text)
+        return channel, self._stops.push(text) if channel == "answer" else text
 
     def end(self, error: BaseException | None, cancelled: bool) -> None:
         """The last chunk, or the error."""
         begun = self._reason or self.items
         timings = self._watch.timings(len(self._history.answer))
-        last = Chunk(self._rest(), None, timings, self._reason or "cancelled")
+        channel, text = self._rest()
+        last = Chunk(text, None, timings, self._reason or "cancelled", channel)
         try:
-            self._ended(self._text() + last.text if begun and error is None else None)
+            self._ended(self._whole(last) if begun and error is None else None)
         finally:
             self.items.append(error or last)
             self.over.set()
             with contextlib.suppress(RuntimeError):  # a loop that is closed needs no waking
                 self._wake()
 
-    def _rest(self) -> str:
+    def _rest(self) -> tuple[Channel, str]:
         """Text that was held back and that nothing follows."""
-        return "" if self._stops.matched else self._stops.push(self._asked.text.flush()) + self._stops.flush()
+        if self._stops.matched:
+            return "answer", ""
+        _, text = self._shown(self._asked.text.flush())
+        channel, held = self._asked.thinking.flush()
+        if channel == "thinking":
+            return channel, text + held
+        return channel, text + self._stops.push(held) + self._stops.flush()
 
-    def _text(self) -> str:
-        return "".join(item.text for item in self.items if isinstance(item, Chunk))
+    def _whole(self, last: Chunk) -> str:
+        """All text, as the next prompt will repeat it: with the thought and its tags."""
+        reply = join([*(item for item in self.items if isinstance(item, Chunk)), last])
+        return self._asked.thinking.whole(reply.text)
 
     def _why_it_ends(self, token: int) -> FinishReason | None:
         if self._stops.matched:

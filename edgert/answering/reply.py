@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from edgert.text.sampler import SampledToken
+from edgert.text.thinking import Channel
 
 FinishReason: TypeAlias = Literal["stop", "length", "loop", "cancelled"]
 
@@ -19,6 +20,8 @@ class Timings:
     `cached_tokens` of the prompt were in the KV cache already, the others were computed in `prefill_s`, up to
     the first token. `queued_s` went by before, while other answers had all the room. `decoded_tokens` came
     after the first, in `decode_s`.
+    `thinking_tokens` of the answer's are a thought, with its tags; the last of them came `thinking_s` after
+    the first.
     """
 
     prompt_tokens: int
@@ -28,6 +31,8 @@ class Timings:
     prefill_s: float
     decoded_tokens: int
     decode_s: float
+    thinking_tokens: int
+    thinking_s: float
 
     @property
     def time_to_first_token_s(self) -> float:
@@ -49,18 +54,23 @@ class Timings:
 class Chunk:
     """One step of an answer. The last has a `finish_reason` and no token.
 
-    `text` is empty while a character, or what may become a stop string, is incomplete.
+    `text` is empty while a character, or what may become a stop string or a tag around a thought, is
+    incomplete. `channel` says which part of the answer it is.
     """
 
     text: str
     token: SampledToken | None
     timings: Timings
     finish_reason: FinishReason | None = None
+    channel: Channel = "answer"
 
 
 @dataclass(frozen=True)
 class Reply:
     """A whole answer; `tokens` carry log-probabilities where they were asked for.
+
+    `thinking` is what the model thought before its answer, `text`; neither has the tags, `tokens` have both.
+    An answer that was cut within its thought has no `text`.
 
     `finish_reason`: "stop" (the model ended it, or a stop string did), "length" (`max_tokens`, or the context
     is full), "loop" (it only repeated itself), "cancelled". After a stop string, `tokens` include those that
@@ -71,6 +81,7 @@ class Reply:
     tokens: tuple[SampledToken, ...]
     finish_reason: FinishReason
     timings: Timings
+    thinking: str = ""
 
     @property
     def token_ids(self) -> tuple[int, ...]:
@@ -84,10 +95,11 @@ def join(chunks: Sequence[Chunk]) -> Reply:
     if last.finish_reason is None:
         raise ValueError("the answer is not finished")
     return Reply(
-        text="".join(chunk.text for chunk in chunks),
+        text="".join(chunk.text for chunk in chunks if chunk.channel == "answer"),
         tokens=tuple(chunk.token for chunk in chunks if chunk.token is not None),
         finish_reason=last.finish_reason,
         timings=last.timings,
+        thinking="".join(chunk.text for chunk in chunks if chunk.channel == "thinking"),
     )
 
 
@@ -102,6 +114,8 @@ class Stopwatch:
         self._first: float | None = None
         self._last = self._requested
         self._sampled = 0
+        self._thinking_tokens = 0
+        self._thought = self._requested
 
     def start(self, cached_tokens: int) -> None:
         """Computing begins; so many tokens of the prompt need no computing."""
@@ -115,6 +129,11 @@ class Stopwatch:
         if self._first is None:
             self._first = self._last
 
+    def think(self) -> None:
+        """The last token belongs to a thought."""
+        self._thinking_tokens += 1
+        self._thought = time.perf_counter()
+
     def timings(self, answer_tokens: int) -> Timings:
         """So far. `answer_tokens` doesn't count a token that ends the answer, which was sampled, too."""
         now = time.perf_counter()
@@ -127,6 +146,8 @@ class Stopwatch:
             prefill_s=self._first - started if self._first else 0.0,
             decoded_tokens=max(0, self._sampled - 1),
             decode_s=self._last - self._first if self._first else 0.0,
+            thinking_tokens=self._thinking_tokens,
+            thinking_s=self._thought - self._first if self._first and self._thinking_tokens else 0.0,
         )
 
 

@@ -20,6 +20,7 @@ class Options(TypedDict, total=False):
     stop_loops: bool
     fresh: bool
     special_tokens: bool
+    thinking: bool | None
     temperature: float
     top_k: int
     top_p: float
@@ -44,6 +45,7 @@ class Request:
     cache holds its beginning; an answer's own tokens are rounded otherwise than when a prompt repeats them.
     `special_tokens`: text in a message that spells a special token becomes that token. Who writes the message
     can then forge turns; without it such text is ordinary.
+    `thinking`: whether the model thinks before it answers; None is its chat template's own choice.
     Raises UsageError.
     """
 
@@ -52,6 +54,7 @@ class Request:
     stop_loops: bool = False
     fresh: bool = False
     special_tokens: bool = False
+    thinking: bool | None = None
     sampling: Sampling = field(default_factory=Sampling)
 
     def __post_init__(self) -> None:
@@ -62,10 +65,12 @@ class Request:
         for name in SWITCHES:
             if not isinstance(getattr(self, name), bool):
                 raise UsageError(f"{name} must be True or False, not {getattr(self, name)!r}")
+        if not (self.thinking is None or isinstance(self.thinking, bool)):
+            raise UsageError(f"thinking must be True, False or None, not {self.thinking!r}")
         check_stops(self.stop)
 
 
-OWN_OPTIONS = ("max_tokens", "stop", *SWITCHES)  # the others are the sampling's
+OWN_OPTIONS = ("max_tokens", "stop", "thinking", *SWITCHES)  # the others are the sampling's
 
 
 def request(defaults: Sampling, options: Mapping[str, Any]) -> Request:

@@ -11,13 +11,12 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from edgert.answering.reply import join
 from edgert.answering.request import Options
 from edgert.compare.comparison import Answer, Choice, Comparison, Fork, Pair, Side
 from edgert.engine.fidelity import Figures, Logits, diverge, log_softmax
 from edgert.errors import PromptTooLong, UsageError
 from edgert.model import Model
-from edgert.text.final import THINKING, final_answer
+from edgert.text.final import final_answer
 from edgert.text.prompts import Question, title
 
 Progress = Callable[[int, int], None]  # prompts done, prompts in all
@@ -95,19 +94,18 @@ def _pair(bundle: Model, reference: Model, prompt: Question, limit: int) -> Pair
 def _ask(model: Model, prompt: Question, limit: int) -> Answer:
     greedy: Options = {"max_tokens": limit, "temperature": 0.0, "repetition_penalty": 1.0, "logprobs": 0}
     greedy["fresh"] = True
-    chunks = list(model.stream(prompt, **greedy))
-    reply = join(chunks)
-    pieces = [chunk.text for chunk in chunks if chunk.token is not None]
+    reply = model.generate(prompt, **greedy)
+    text = model.tokenizer.stream()
+    pieces = [text.push(token) for token in reply.token_ids]  # those of the tags, too
     if pieces:
-        pieces[-1] += chunks[-1].text  # what a cut left incomplete
-    opened = model.tokenizer.decode(model.tokens_of(prompt)[-8:]).rstrip().endswith(THINKING)
+        pieces[-1] += text.flush()  # what a cut left incomplete
     return Answer(
-        reply.text,
+        "".join(pieces),
         reply.token_ids,
         tuple(pieces),
         tuple(math.exp(token.logprob) for token in reply.tokens if token.logprob is not None),
         reply.finish_reason,
-        final_answer(reply.text, opened),
+        final_answer(reply.text, reply.timings.thinking_tokens > 0),
     )
 
 

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-THINKING, ANSWERING = "<think>", "</think>"
+from edgert.text.thinking import ANSWERING
+
 BOXED = r"\boxed{"  # where maths students are taught to put their result
 
 
-def final_answer(text: str, opened: bool = False) -> str | None:
-    """All of an answer, or what follows its last </think>; white space evened out.
+def final_answer(text: str, thought: bool = False) -> str | None:
+    """An answer without its thought, white space evened out.
 
-    `opened`: the prompt ends with <think>, as R1 templates do. None: the thinking never came to an answer.
+    Students that close more than one thought answer after the last. `thought`: the model thought before.
+    None: the thinking never came to an answer.
     """
     _, closed, final = text.rpartition(ANSWERING)
     final = " ".join(final.split())
-    if closed:
-        return final or None
-    return None if opened or text.lstrip().startswith(THINKING) else final
+    return final or (None if thought or closed else "")
 
 
 def equal_finals(one: str | None, other: str | None) -> bool:

@@ -31,22 +31,25 @@ class PromptEncoder:
         texts = sorted(self._added.values(), key=len, reverse=True)
         self._pattern = re.compile("|".join(map(re.escape, texts)) or r"(?!)")
 
-    def encode(self, messages: Sequence[Message], *, special_tokens: bool = False) -> list[int]:
+    def encode(
+        self, messages: Sequence[Message], *, special_tokens: bool = False, thinking: bool | None = None
+    ) -> list[int]:
         """Token ids of the prompt for the next answer. Raises UsageError.
 
+        `thinking`: as in `ChatTemplate.render`.
         `special_tokens`: added tokens that messages spell are those tokens, as if the template had them.
         """
         messages = plain_messages(messages)
         stand_ins = {} if special_tokens else self._stand_ins(messages)
         if not stand_ins:
-            return self._tokenizer.encode_rendered(self._template.render(messages))
+            return self._tokenizer.encode_rendered(self._template.render(messages, thinking))
         marked = [
             {**message, "content": self._pattern.sub(lambda found: stand_ins[found[0]], message["content"])}
             if _may_forge(message)
             else message
             for message in messages
         ]
-        return self._encode_marked(self._template.render(marked), stand_ins)
+        return self._encode_marked(self._template.render(marked, thinking), stand_ins)
 
     def _stand_ins(self, messages: Sequence[Message]) -> dict[str, str]:
         """A character that no message has, for the text of each added token that they spell."""

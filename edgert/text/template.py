@@ -9,45 +9,78 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from types import MappingProxyType
 from typing import Any, NoReturn, TypeAlias
 
 import jinja2
 import jinja2.ext
+import jinja2.meta
 import jinja2.sandbox
 from jinja2 import nodes
 from jinja2.parser import Parser
 
 from edgert.errors import BundleError, UsageError
+from edgert.text.thinking import NO_THOUGHT, OPENED, TAGS, opening
 
 Message: TypeAlias = Mapping[str, Any]
 
 # What transformers passes besides messages and special tokens.
 DEFAULTS: Mapping[str, Any] = {"add_generation_prompt": True, "tools": None, "documents": None}
 ROLES = ("system", "developer", "user", "assistant", "tool")
+SWITCHES = ("enable_thinking", "thinking")  # as Qwen3's and SmolLM3's templates call it, and Granite's
 
 
 class ChatTemplate:
-    """A compiled template and the texts of the special tokens it may spell out."""
+    """A compiled template and the texts of the special tokens it may spell out.
 
-    def __init__(self, source: str, *, bos_token: str = "", eos_token: str = "") -> None:
+    `thinks`: whether the model has thoughts to be told apart. The template's source says so, or the caller,
+    who knows the vocabulary.
+    """
+
+    def __init__(
+        self, source: str, *, bos_token: str = "", eos_token: str = "", thinks: bool = False
+    ) -> None:
         self._tokens = {"bos_token": bos_token, "eos_token": eos_token}
+        self.thinks = thinks or any(tag in source for tag in TAGS)
+        environment = _environment()
         try:
-            self._template = _environment().from_string(source)
+            self._template = environment.from_string(source)
+            names = jinja2.meta.find_undeclared_variables(environment.parse(source))
         except jinja2.TemplateSyntaxError as error:
             raise BundleError(
                 f"the chat template is broken at line {error.lineno}: {error.message}"
             ) from error
         except Exception as error:  # Python's own limits, such as of nested blocks
             raise BundleError(f"the chat template is broken: {_cause(error)}") from error
+        self._switch = next((name for name in SWITCHES if name in names), None)
 
-    def render(self, messages: Sequence[Message]) -> str:
+    def render(self, messages: Sequence[Message], thinking: bool | None = None) -> str:
         """The prompt for the next answer; contents in parts are joined.
 
-        Raises UsageError if a message is malformed, or the template refuses the conversation or fails on it.
+        `thinking` sets the template's switch. A template without one gets its prompt's end changed: to an
+        open thought, as DeepSeek recommends for R1, or to an empty one, as Qwen3's template writes where
+        thinking is off (tried with R1's in "Reasoning Models Can Be Effective Without Thinking",
+        arXiv:2504.09858). None: as the template has it.
+        Raises UsageError if a message is malformed, if the template refuses the conversation or fails on it,
+        and if a model that doesn't think is to.
         """
+        if thinking is None:
+            return self._render(messages)
+        if self._switch:
+            return self._render(messages, {self._switch: thinking})
+        if self.thinks:
+            prompt = self._render(messages)
+            return prompt.removesuffix(opening(prompt)) + (OPENED if thinking else NO_THOUGHT)
+        if thinking:
+            raise UsageError(
+                "this model doesn't think: its chat template has no switch for that, and no tags"
+            )
+        return self._render(messages)
+
+    def _render(self, messages: Sequence[Message], more: Mapping[str, Any] = MappingProxyType({})) -> str:
         plain = plain_messages(messages)
         try:
-            return self._template.render(messages=plain, **DEFAULTS, **self._tokens)
+            return self._template.render(messages=plain, **DEFAULTS, **self._tokens, **more)
         except (jinja2.TemplateError, TypeError) as error:
             raise UsageError(
                 f"the model's chat template refuses this conversation: {_line(error)}"

@@ -35,6 +35,10 @@ class Tokenizer:
         added = self._tokenizer.get_added_tokens_decoder()
         return {token: about.content for token, about in added.items()}
 
+    def knows(self, token: str) -> bool:
+        """Whether this text is a token of the vocabulary."""
+        return self._tokenizer.token_to_id(token) is not None
+
     def to_json(self) -> str:
         """The content of a tokenizer.json."""
         source: str = self._tokenizer.to_str()

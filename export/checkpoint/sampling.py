@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from edgert.bundle import GenerationDefaults
-from edgert.text.final import ANSWERING, THINKING
+from edgert.text.thinking import ANSWERING, THINKING
 
 from . import TokenizerFiles
 
