@@ -13,6 +13,7 @@ from edgert.devices import DeviceProfile
 from . import ExportOptions, Progress
 from .checkpoint.families import FAMILIES
 from .checkpoint.json_file import read_json
+from .checkpoint.language import WITH_VISION
 from .checkpoint.source import open_checkpoint
 from .job import open_job
 
@@ -41,4 +42,4 @@ def needs_optimum(source: Path) -> bool:
     if not (source / "config.json").is_file():
         return False
     family = read_json(source / "config.json").get("model_type")
-    return isinstance(family, str) and family not in FAMILIES
+    return isinstance(family, str) and family not in {*FAMILIES, *WITH_VISION}

@@ -17,6 +17,7 @@ from . import Checkpoint, FloatArray, RowSlice, StoredTensor, row_ranges
 from .beside import read_beside
 from .families import FAMILIES, multipliers_from_config, spec_from_config
 from .json_file import read_json
+from .language import WITH_VISION, language_config, without_vision
 from .multipliers import OnePlus, scaled
 from .spec import ModelSpec
 
@@ -67,14 +68,17 @@ def open_folder(folder: Path) -> Checkpoint:
     """Open a folder as `save_pretrained` writes it. Raises CheckpointError."""
     config = read_json(folder / "config.json")
     try:
-        spec = spec_from_config(config)
+        language = language_config(config)
+        spec = spec_from_config(language)
     except KeyError as error:
         raise CheckpointError(f"{folder / 'config.json'}: {error} is missing") from error
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"{folder / 'config.json'}: {error}") from error
     file_tensors = _file_tensors(folder)
+    if config["model_type"] in WITH_VISION:
+        file_tensors = without_vision(file_tensors, folder)
     beside = read_beside(folder, config)
-    factors = multipliers_from_config(config).factors(spec)
+    factors = multipliers_from_config(language).factors(spec)
     return Checkpoint(
         spec=spec,
         tensors=scaled(_canonical(spec, file_tensors, folder), factors),
