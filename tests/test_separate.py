@@ -1,6 +1,7 @@
 """LoRAs beside their base: chosen, they answer as merged ones do; without one, the base answers."""
 
 import json
+import re
 from dataclasses import replace
 
 import lora
@@ -163,6 +164,20 @@ def test_a_prepared_copy_takes_them_too(exported):
     with load(bundle, context=64, kv="fp32") as model:
         model.use("law")
         assert np.array_equal(model.logits(IDS), wanted)
+
+
+def test_memory_plans_count_them(exported, bundles):
+    """All of them: who switches has read them all, and keeps them."""
+    bundle, _ = exported
+    told = [
+        json.loads(CliRunner().invoke(main, ["fit", str(folder), "--json", "--kv=fp32"]).stdout)[0]
+        for folder in (bundle, bundles())
+    ]
+    size = sum(path.stat().st_size for path in (bundle / "adapters").iterdir())
+    assert [plan["adapters"] for plan in told] == [size, 0]
+    assert told[0]["total"] - told[1]["total"] == size
+    lines = CliRunner().invoke(main, ["fit", str(bundle)]).output
+    assert re.search(r"\n  adapters +0 MB   all of them", lines)
 
 
 def test_the_manifest_says_what_there_is(exported, checkpoints):

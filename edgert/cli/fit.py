@@ -142,6 +142,8 @@ def _lines(manifest: Manifest, profile: DeviceProfile, plan: MemoryPlan) -> Iter
     yield f"  {'keys and values':22}{_mb(plan.kv)}   {plan.kv_per_token / 1e3:.1f} MB per 1,000 tokens"
     yield f"  {'runtime, tokenizer':22}{_mb(plan.runtime)}"
     yield f"  {'scratch':22}{_mb(plan.scratch)}   while reading {profile.prefill_chunk} tokens at a time"
+    if plan.adapters:
+        yield f"  {'adapters':22}{_mb(plan.adapters)}   all of them; each is read when it is first chosen"
     if plan.packing:
         yield f"  {'packing':22}{_mb(plan.packing)}   on top of weights and runtime while it loads"
     yield f"  {'total':22}{_mb(plan.total)}   peak {plan.peak / 1e6:,.0f} MB"

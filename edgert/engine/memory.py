@@ -26,7 +26,7 @@ class MemoryPlan:
 
     `weights` are packed copies in memory, or mapped from a prepared copy, and then `mapped`. While loading,
     `packing` comes on top of runtime and weights, and so does `reading`: pages of files, which the system can
-    drop.
+    drop. `adapters`: all that lie beside the base; each is read when it is first chosen, and kept.
     """
 
     context: int
@@ -38,6 +38,7 @@ class MemoryPlan:
     packing: int
     reading: int
     mapped: bool
+    adapters: int = 0
 
     @property
     def kv(self) -> int:
@@ -46,7 +47,7 @@ class MemoryPlan:
     @property
     def total(self) -> int:
         """What must be there while answering."""
-        return self.runtime + self.weights + self.kv + self.scratch
+        return self.runtime + self.weights + self.kv + self.scratch + self.adapters
 
     @property
     def needed(self) -> int:
@@ -101,6 +102,7 @@ def plan(
         packing=0 if prepared else turned + copied,
         reading=5 * stored // 2 if prepared else stored,
         mapped=prepared,
+        adapters=sum(manifest.files[adapter.file].size for adapter in manifest.adapters.values()),
     )
 
 
@@ -116,10 +118,11 @@ def check_fits(wanted: MemoryPlan, limit: int, what: str) -> None:
         return
     longest = wanted.longest_context(free, limit)
     shorter = f"--context {longest} fits" if longest else "no context is short enough"
+    adapters = f"adapters {_mb(wanted.adapters)}, " if wanted.adapters else ""
     raise DoesNotFit(
         f"{what} needs {_mb(wanted.needed)} (weights {_mb(wanted.weights)}, keys and values "
-        f"{_mb(wanted.kv)} for {_conversations(wanted)}{wanted.context} tokens, runtime and scratch "
-        f"{_mb(wanted.runtime + wanted.scratch)}, packing while it loads {_mb(wanted.packing)}) "
+        f"{_mb(wanted.kv)} for {_conversations(wanted)}{wanted.context} tokens, {adapters}runtime and "
+        f"scratch {_mb(wanted.runtime + wanted.scratch)}, packing while it loads {_mb(wanted.packing)}) "
         f"and {_mb(free)} are free: {shorter}, a smaller --quant at "
         "export takes less, --force loads it all the same"
     )
