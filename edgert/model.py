@@ -14,6 +14,7 @@ from typing import Any, Self, SupportsInt, TypeAlias, Unpack
 
 from edgert import devices, shelf
 from edgert.answering.answer import Answer, Asked, Ended, Score, ignore
+from edgert.answering.budget import CLOSING
 from edgert.answering.conversation import Conversation
 from edgert.answering.reply import Reply
 from edgert.answering.request import Options, Request, request
@@ -215,7 +216,9 @@ class Model:
         if room < 1:
             raise PromptTooLong(len(tokens), self.context)
         limit = min(room, request.max_tokens or room)
-        asked = Asked(tokens, text, thinking, limit, self.bundle.manifest.generation.eos_token_ids)
+        ends = self.bundle.manifest.generation.eos_token_ids
+        closing = self.tokenizer.encode_rendered(CLOSING) if request.thinking_budget else ()
+        asked = Asked(tokens, text, thinking, limit, ends, closing)
         answer = Answer(asked, request, Sampler(request.sampling, self._vocab), wake, ended)
         return Sequence(tokens, answer, owner, fresh=request.fresh), answer
 
@@ -234,7 +237,7 @@ class Model:
         return self._rendered(items, request)
 
     def _as_it_is(self, ids: Iterable[SupportsInt], request: Request) -> Asking:
-        if request.thinking is not None:
+        if request.thinking is not None or request.thinking_budget:
             raise UsageError(
                 "thinking is for prompts that a chat template makes, not for raw text or token ids"
             )

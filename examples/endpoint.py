@@ -52,7 +52,7 @@ async def answer(model: edgert.Model, question: str, reader: StreamReader, write
     try:
         writer.write(head("200 OK"))
         async for chunk in stream:
-            if chunk.text:
+            if chunk.channel == "answer" and chunk.text:  # the thoughts of an R1 are not for clients
                 writer.write(part(chunk.text))
                 await writer.drain()
         writer.write(part(""))

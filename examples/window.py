@@ -26,6 +26,7 @@ class Window:
         self.root = tk.Tk()
         self.root.title(f"edgert: {model.bundle.manifest.name}")
         self.page = ScrolledText(self.root, wrap="word", state="disabled")
+        self.page.tag_configure("thinking", foreground="grey")
         self.page.pack(fill="both", expand=True)
         self.button = tk.Button(self.root, text="Stop", command=self.stop, state="disabled")
         self.button.pack(side="right")
@@ -68,7 +69,7 @@ class Window:
             if isinstance(chunk, edgert.EdgertError):
                 self.end(f"({chunk})")
                 return
-            self.show(chunk.text)
+            self.show(chunk.text, chunk.channel)
             if chunk.finish_reason:
                 self.end("" if chunk.finish_reason == "stop" else f" ({chunk.finish_reason})")
                 return
@@ -79,9 +80,9 @@ class Window:
         self.stream = None
         self.button["state"] = "disabled"
 
-    def show(self, text: str) -> None:
+    def show(self, text: str, channel: str = "answer") -> None:
         self.page["state"] = "normal"
-        self.page.insert("end", text)
+        self.page.insert("end", text, channel)
         self.page["state"] = "disabled"
         self.page.see("end")
 

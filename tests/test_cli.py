@@ -103,9 +103,11 @@ def test_generate_json_has_the_promised_keys(bundles):
     result = json.loads(run("generate", bundles(), "-p", "the fox", "--max-tokens", "4", "--json").stdout)
     assert list(result) == [
         "text",
+        "thinking",
         "token_ids",
         "finish_reason",
         "prompt_tokens",
+        "thinking_tokens",
         "prefill_tokens_per_s",
         "decode_tokens_per_s",
         "time_to_first_token_s",

@@ -1,16 +1,20 @@
 """Thoughts are told from answers, wherever the text is cut; templates do with them what they always did."""
 
 import random
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import jinja2.sandbox
 import pytest
 import tiny
 
 import edgert
+from edgert.answering import reply as replies
+from edgert.answering.budget import CLOSING, Budget, parse_budget
 from edgert.export import ExportOptions, export
 from edgert.text.sampler import SampledToken, Sampler
 from edgert.text.template import ChatTemplate
-from edgert.text.thinking import Thinking, opening
+from edgert.text.thinking import Thinking, opening, without_thought
 
 HI = [{"role": "user", "content": "Hi"}]
 END = "<｜end▁of▁sentence｜>"
@@ -291,3 +295,102 @@ def test_turns_of_a_template_that_keeps_thoughts_find_their_cache(switched, told
     told += [*switched.tokenizer.encode_rendered("Blue."), 1]
     second = chat.send("Again").reply.timings
     assert second.cached_tokens >= first.prompt_tokens + first.answer_tokens - 2
+
+
+def test_the_answer_alone_of_what_was_written():
+    assert without_thought(THOUGHT) == "Air scatters it."
+    assert without_thought("<think>\nHm.") == ""
+    assert without_thought("Air.\n<think>") == "Air.\n<think>"
+
+
+@pytest.fixture
+def endless(r1, monkeypatch):
+    """A model that thinks until somebody closes its thought, and then answers."""
+    closed, ends = r1.tokenizer.encode_rendered("</think>")[0], 151643
+    thought = r1.tokenizer.encode_rendered("<think>\nWait, let me see.")
+    answer = [*r1.tokenizer.encode_rendered("It is 4."), ends]
+
+    def choose(_, __, history):
+        said = history.answer
+        if closed in said:
+            return SampledToken(answer[len(said) - said.index(closed) - 2])
+        return SampledToken(thought[len(said) % len(thought)])
+
+    monkeypatch.setattr(Sampler, "choose", choose)
+    return r1
+
+
+def test_a_budget_in_tokens(endless):
+    chat = endless.conversation(thinking_budget=40)
+    chunks = list(stream := chat.send("What is 2 + 2?"))
+    reply, closing = stream.reply, endless.tokenizer.encode_rendered(CLOSING)
+    assert reply.finish_reason == "stop" and reply.text == "It is 4."
+    assert reply.thinking.endswith("have to give the solution based on the thinking directly now.")
+    assert list(reply.token_ids[40 : 40 + len(closing)]) == closing
+    assert (
+        reply.timings.thinking_tokens == 40 + len(closing) - 1
+    )  # the newlines after the tag are not thought
+    assert reply.timings.answer_tokens == len(chunks) - 1 == len(reply.token_ids)
+    assert "limited time" not in endless.template.render([*chat.messages, *HI])
+
+
+def test_a_budget_in_seconds(endless, monkeypatch):
+    """A token takes a second here."""
+    now, choose = [1000.0], Sampler.choose
+    monkeypatch.setattr(replies, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+
+    def slow(*given):
+        now[0] += 1
+        return choose(*given)
+
+    monkeypatch.setattr(Sampler, "choose", slow)
+    reply = endless.generate("What is 2 + 2?", thinking_budget="20s")
+    assert reply.text == "It is 4." and reply.timings.thinking_s == 20
+    assert (
+        reply.token_ids.index(endless.tokenizer.encode_rendered(CLOSING)[0]) == 21
+    )  # after 20 s since the first
+
+
+def test_what_follows_a_closed_thought_is_computed_right(r1):
+    """And is the same beside others; without chance, the model's own noise."""
+    asked = {"thinking": True, "thinking_budget": 20, "max_tokens": 60, "temperature": 0.0, "fresh": True}
+    alone = [r1.generate(f"What is {n} + 2?", **asked) for n in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(lambda n: r1.generate(f"What is {n} + 2?", **asked), range(4)))
+    assert [reply.token_ids for reply in together] == [reply.token_ids for reply in alone]
+    prompt, reply = r1.tokens_of("What is 0 + 2?", thinking=True), alone[0]
+    logits = r1.logits([*prompt, *reply.token_ids])
+    after = 20 + len(r1.tokenizer.encode_rendered(CLOSING))
+    assert reply.token_ids[after] == logits[len(prompt) + after - 1].argmax()
+
+
+def test_an_answer_that_is_cut_while_its_thought_is_closed(endless):
+    reply = endless.generate("What is 2 + 2?", thinking_budget=10, max_tokens=15)
+    assert reply.finish_reason == "length" and len(reply.token_ids) == 15 and reply.text == ""
+    assert replies.cut_notice(reply, 2048) == "(cut off while still thinking after 15 tokens, as asked)"
+
+
+def test_a_budget_is_not_for_answers(r1, told):
+    told += [*r1.tokenizer.encode_rendered("Blue. " * 20), 151643]
+    reply = r1.generate("Why?", thinking=False, thinking_budget=3)
+    assert reply.text == "Blue. " * 20 and not reply.thinking
+
+
+@pytest.mark.parametrize(
+    ("value", "budget"),
+    [(512, Budget(512)), ("512", Budget(512)), ("20s", Budget(None, 20.0)), ("0.5 s", Budget(None, 0.5))],
+)
+def test_budgets(value, budget):
+    assert parse_budget(value) == budget
+    assert parse_budget(str(budget)) == budget
+
+
+@pytest.mark.parametrize("bad", [0, -1, True, 1.5, "0s", "long", "20m", [], "s"])
+def test_what_is_no_budget(model, bad):
+    with pytest.raises(edgert.UsageError, match="thinking_budget must be tokens, such as 512, or seconds"):
+        model.generate("fox", thinking_budget=bad)
+
+
+def test_raw_text_has_no_budget(r1):
+    with pytest.raises(edgert.UsageError, match="thinking is for prompts that a chat template makes"):
+        r1.generate([5, 6], thinking_budget=5)

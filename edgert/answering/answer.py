@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from edgert.answering.reply import Chunk, FinishReason, Stopwatch, join
+from edgert.answering.reply import Chunk, FinishReason, Stopwatch, Timings, join
 from edgert.answering.request import Request
 from edgert.engine.decoder import Logits
 from edgert.text.loops import LoopDetector
@@ -30,7 +30,7 @@ def ignore(text: str | None) -> None:
 @dataclass(frozen=True)
 class Asked:
     """Token ids to answer, the stream that makes text of the answer, what tells its thought apart, the most
-    tokens it may have, and those that end it.
+    tokens it may have, those that end it, and those that close a thought whose budget is spent.
     """
 
     tokens: Sequence[int]
@@ -38,6 +38,7 @@ class Asked:
     thinking: Thinking
     limit: int
     ends: Sequence[int]
+    closing: Sequence[int] = ()
 
 
 class Answer:
@@ -63,6 +64,7 @@ class Answer:
         self._wake = wake
         self._ended = ended
         self._history = History(asked.tokens)
+        self._budget = request.thinking_budget
         self._stops = StopMatcher(request.stop)
         self._loops = LoopDetector() if request.stop_loops else None
         self._watch = Stopwatch(len(asked.tokens))
@@ -86,15 +88,28 @@ class Answer:
         self._watch.start(cached_tokens)
 
     def take(self, logits: Logits) -> Sequence[int]:
-        """Sample after logits (1, vocab): the token that goes on, none at the end."""
+        """Sample after logits (1, vocab): the token that goes on, or several where a thought is closed with
+        it; none at the end.
+        """
         token = self._sampler.choose(logits[-1], self._history)
         self._watch.tick()
         if token.id in self._asked.ends:
             self._reason = "stop"
             return ()
-        self._say(token)
-        self._reason = self._why_it_ends(token.id)
-        return () if self._reason else (token.id,)
+        going = []
+        for said in self._closed(token):
+            self._say(said)
+            going.append(said.id)
+            if self._reason:
+                return ()
+        return going
+
+    def _closed(self, token: SampledToken) -> Iterator[SampledToken]:
+        """A token; once it is said and has spent the thought's budget, those that close the thought."""
+        yield token
+        thinks = self._asked.thinking.channel == "thinking"
+        if self._budget and thinks and self._budget.spent(self._timings()):
+            yield from map(SampledToken, self._asked.closing)
 
     def _say(self, token: SampledToken) -> None:
         """A token of the answer becomes a chunk."""
@@ -102,9 +117,12 @@ class Answer:
         channel, text = self._shown(self._asked.text.push(token.id))
         if channel == "thinking":
             self._watch.think()
-        timings = self._watch.timings(len(self._history.answer))
-        self.items.append(Chunk(text, token, timings, channel=channel))
+        self.items.append(Chunk(text, token, self._timings(), channel=channel))
         self._wake()
+        self._reason = self._why_it_ends(token.id)
+
+    def _timings(self) -> Timings:
+        return self._watch.timings(len(self._history.answer))
 
     def _shown(self, text: str) -> tuple[Channel, str]:
         """The channel, and what can be shown there. Stop strings end the answer, not the thought."""
@@ -114,9 +132,8 @@ class Answer:
     def end(self, error: BaseException | None, cancelled: bool) -> None:
         """The last chunk, or the error."""
         begun = self._reason or self.items
-        timings = self._watch.timings(len(self._history.answer))
         channel, text = self._rest()
-        last = Chunk(text, None, timings, self._reason or "cancelled", channel)
+        last = Chunk(text, None, self._timings(), self._reason or "cancelled", channel)
         try:
             self._ended(self._whole(last) if begun and error is None else None)
         finally:

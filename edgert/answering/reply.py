@@ -132,7 +132,7 @@ class Stopwatch:
     def think(self) -> None:
         """The last token belongs to a thought."""
         self._thinking_tokens += 1
-        self._thought = time.perf_counter()
+        self._thought = self._last
 
     def timings(self, answer_tokens: int) -> Timings:
         """So far. `answer_tokens` doesn't count a token that ends the answer, which was sampled, too."""
@@ -158,6 +158,7 @@ def cut_notice(reply: Reply, context: int) -> str:
         return "(stopped: it only repeats itself; try --temperature 0.6, or ask otherwise)"
     if reply.finish_reason != "length":
         return ""
+    cut = "cut off while still thinking" if reply.thinking and not reply.text else "cut off"
     if timings.prompt_tokens + timings.answer_tokens >= context:
-        return f"(cut off: the context of {context} tokens is full; --context makes it larger)"
-    return f"(cut off after {timings.answer_tokens} tokens, as asked)"
+        return f"({cut}: the context of {context} tokens is full; --context makes it larger)"
+    return f"({cut} after {timings.answer_tokens} tokens, as asked)"

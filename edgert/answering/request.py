@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from numbers import Integral
 from typing import Any, TypedDict
 
+from edgert.answering.budget import Budget, parse_budget
 from edgert.errors import UsageError
 from edgert.text.sampler import Sampling
 from edgert.text.stops import check_stops
@@ -21,6 +22,7 @@ class Options(TypedDict, total=False):
     fresh: bool
     special_tokens: bool
     thinking: bool | None
+    thinking_budget: int | str | None
     temperature: float
     top_k: int
     top_p: float
@@ -46,6 +48,7 @@ class Request:
     `special_tokens`: text in a message that spells a special token becomes that token. Who writes the message
     can then forge turns; without it such text is ordinary.
     `thinking`: whether the model thinks before it answers; None is its chat template's own choice.
+    `thinking_budget`: where the thought is closed, so that the answer follows.
     Raises UsageError.
     """
 
@@ -55,6 +58,7 @@ class Request:
     fresh: bool = False
     special_tokens: bool = False
     thinking: bool | None = None
+    thinking_budget: Budget | None = None
     sampling: Sampling = field(default_factory=Sampling)
 
     def __post_init__(self) -> None:
@@ -70,7 +74,13 @@ class Request:
         check_stops(self.stop)
 
 
-OWN_OPTIONS = ("max_tokens", "stop", "thinking", *SWITCHES)  # the others are the sampling's
+OWN_OPTIONS = (
+    "max_tokens",
+    "stop",
+    "thinking",
+    "thinking_budget",
+    *SWITCHES,
+)  # the others are the sampling's
 
 
 def request(defaults: Sampling, options: Mapping[str, Any]) -> Request:
@@ -82,6 +92,8 @@ def request(defaults: Sampling, options: Mapping[str, Any]) -> Request:
     own = {name: value for name, value in options.items() if name in OWN_OPTIONS}
     if "stop" in own:
         own["stop"] = _strings(own["stop"])
+    if own.get("thinking_budget") is not None:
+        own["thinking_budget"] = parse_budget(own["thinking_budget"])
     try:
         drawn = {name: value for name, value in options.items() if name not in OWN_OPTIONS}
         return Request(sampling=replace(defaults, **drawn), **own)

@@ -13,8 +13,10 @@ import click
 from edgert.answering.conversation import Content
 from edgert.answering.reply import Chunk, Timings, cut_notice
 from edgert.answering.request import Options
+from edgert.chat.printing import Printer, Shown
 from edgert.errors import EdgertError, PromptTooLong, UsageError
 from edgert.model import Model
+from edgert.text.thinking import without_thought
 
 HELP = """\
 /help               this list
@@ -31,8 +33,11 @@ Ctrl-C stops an answer and keeps the conversation. \"\"\" starts and ends a ques
 class Chat:
     """One user, one model, one conversation."""
 
-    def __init__(self, model: Model, options: Options, system: str | None = None) -> None:
+    def __init__(
+        self, model: Model, options: Options, system: str | None = None, thinking: Shown | None = None
+    ) -> None:
         self._model = model
+        self._thinking = thinking
         own: Options = {"stop_loops": True, **options}
         self._conversation = model.conversation(system, **own)
         self._commands: dict[str, Callable[[str], None]] = {
@@ -66,15 +71,16 @@ class Chat:
     def answer(self, question: Content) -> Timings | None:
         """Ask and stream the answer to the terminal; None if it was stopped before its first token."""
         stream = self._conversation.send(question)
+        printer = Printer(self._thinking)
         chunk: Chunk | None = None
         try:
             for chunk in stream:
-                click.echo(chunk.text, nl=False)
+                printer.show(chunk)
         except KeyboardInterrupt:
             stream.close()
-            click.echo("  (stopped)")
+            printer.end("  (stopped)")
             return chunk.timings if chunk else None
-        click.echo()
+        printer.end()
         if notice := cut_notice(stream.reply, self._model.context):
             click.echo(notice, err=True)
         return stream.reply.timings
@@ -121,6 +127,8 @@ class Chat:
                 "max_tokens": request.max_tokens,
                 "stop": list(request.stop),
                 "stop_loops": request.stop_loops,
+                "thinking": request.thinking,
+                "thinking_budget": request.thinking_budget,
                 **vars(request.sampling),
             }
             click.echo("\n".join(f"{key} {value}" for key, value in settings.items()))
@@ -141,8 +149,12 @@ class Chat:
 
     def _load(self, name: str) -> None:
         self._conversation.load(_path(name, "/load"))
+        thinks = self._model.template is not None and self._model.template.thinks
         for turn in self._conversation.turns:
-            click.echo(f"{'> ' if turn['role'] == 'user' else ''}{turn['content']}")
+            said = turn["content"]
+            if thinks and turn["role"] == "assistant" and isinstance(said, str):
+                said = without_thought(said)
+            click.echo(f"{'> ' if turn['role'] == 'user' else ''}{said}")
 
 
 def _read_question() -> str | None:

@@ -8,7 +8,15 @@ import click
 
 from edgert.cli import completing, console
 from edgert.cli.opening import load_model
-from edgert.cli.options import adapter_option, given, kv_option, model_options, sampling_options
+from edgert.cli.options import (
+    adapter_option,
+    given,
+    kv_option,
+    model_options,
+    sampling_options,
+    switched,
+    thinking_option,
+)
 
 
 @click.command(short_help="Talk to a student.")
@@ -19,6 +27,7 @@ from edgert.cli.options import adapter_option, given, kv_option, model_options, 
 @model_options
 @kv_option
 @adapter_option
+@thinking_option
 @sampling_options
 def chat(
     *,
@@ -29,6 +38,7 @@ def chat(
     kv: str | None,
     adapter: str | None,
     force: bool,
+    thinking: str | None,
     **sampling: Any,
 ) -> None:
     """Talk to a student in the terminal. /help lists what else can be done there.
@@ -46,9 +56,9 @@ def chat(
     """
     from edgert.chat.terminal import Chat
 
-    session = Chat(
-        load_model(bundle, device, context, kv, force=force, adapter=adapter), given(sampling), system
-    )
+    model = load_model(bundle, device, context, kv, force=force, adapter=adapter)
+    switch, shown = switched(thinking)
+    session = Chat(model, given({**sampling, "thinking": switch}), system, shown)
     if console.on_terminal():
         session.loop()
     else:

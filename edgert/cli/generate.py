@@ -9,7 +9,15 @@ import click
 
 from edgert.cli import completing, console
 from edgert.cli.opening import load_model
-from edgert.cli.options import adapter_option, given, kv_option, model_options, sampling_options
+from edgert.cli.options import (
+    adapter_option,
+    given,
+    kv_option,
+    model_options,
+    sampling_options,
+    switched,
+    thinking_option,
+)
 from edgert.errors import UsageError
 
 if TYPE_CHECKING:
@@ -29,6 +37,7 @@ if TYPE_CHECKING:
 @model_options
 @kv_option
 @adapter_option
+@thinking_option
 @sampling_options
 def generate(
     *,
@@ -41,6 +50,7 @@ def generate(
     kv: str | None,
     adapter: str | None,
     force: bool,
+    thinking: str | None,
     **sampling: Any,
 ) -> None:
     """Answer one question and exit.
@@ -57,19 +67,23 @@ def generate(
     Options that you leave out, such as --temperature, have the model's own values.
     """
     from edgert.answering.reply import cut_notice
+    from edgert.chat.printing import Printer
 
     if not (prompt if raw else prompt.strip()):
         raise UsageError("the prompt is empty: -p needs a text")
     model = load_model(bundle, device, context, kv, force=force, adapter=adapter)
     if prompt == "-":
         prompt = console.piped_text() if raw else console.piped_prompt()
-    stream = model.stream(model.tokenizer.encode(prompt) if raw else prompt, **given(sampling))
+    switch, shown = switched(thinking)
+    options = given({**sampling, "thinking": switch})
+    stream = model.stream(model.tokenizer.encode(prompt) if raw else prompt, **options)
     if as_json:
         click.echo(json.dumps(_reply_json(stream.reply), ensure_ascii=False, indent=2))
         return
+    printer = Printer(shown)
     for chunk in stream:
-        click.echo(chunk.text, nl=False)
-    click.echo()
+        printer.show(chunk)
+    printer.end()
     if notice := cut_notice(stream.reply, model.context):
         click.echo(notice, err=True)
 
@@ -78,9 +92,11 @@ def _reply_json(reply: Reply) -> dict[str, Any]:
     timings = reply.timings
     return {
         "text": reply.text,
+        "thinking": reply.thinking,
         "token_ids": list(reply.token_ids),
         "finish_reason": reply.finish_reason,
         "prompt_tokens": timings.prompt_tokens,
+        "thinking_tokens": timings.thinking_tokens,
         "prefill_tokens_per_s": round(timings.prefill_tokens_per_s, 2),
         "decode_tokens_per_s": round(timings.decode_tokens_per_s, 2),
         "time_to_first_token_s": round(timings.time_to_first_token_s, 4),

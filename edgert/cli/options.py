@@ -15,6 +15,7 @@ from edgert.errors import UsageError
 
 if TYPE_CHECKING:
     from edgert.answering.request import Options
+    from edgert.chat.printing import Shown
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -27,6 +28,12 @@ def sampling_options(command: Command) -> Command:
                 "--max-tokens",
                 type=click.IntRange(1),
                 help="Longest answer, in tokens. Default: what the context holds.",
+            ),
+            click.option(
+                "--thinking-budget",
+                metavar="TOKENS|SECONDS",
+                help="Close a thought that is longer than this, such as 512 (tokens) or 20s, so that an "
+                "answer follows.",
             ),
             click.option(
                 "--temperature",
@@ -90,6 +97,22 @@ def model_options(command: Command) -> Command:
     ):
         command = option(command)
     return command
+
+
+def thinking_option(command: Command) -> Command:
+    """Whether a student thinks, and whether that is shown."""
+    option = click.option(
+        "--thinking",
+        type=click.Choice(["show", "hide", "off"]),
+        help="For students that think first: show prints the thought, hide prints the answer only, off "
+        "answers without a thought. Default: show on a terminal, hide where the output is piped.",
+    )
+    return option(command)
+
+
+def switched(thinking: str | None) -> tuple[bool | None, Shown | None]:
+    """The option that --thinking stands for, and what is shown."""
+    return (False, "hide") if thinking == "off" else (None, cast("Shown | None", thinking))
 
 
 def kv_option(command: Command) -> Command:

@@ -24,6 +24,13 @@ def opening(prompt: str) -> str:
     return prompt[prompt.rindex(THINKING) :] if opened else ""
 
 
+def without_thought(text: str) -> str:
+    """The answer alone, of what a model that thinks has written."""
+    thinking = Thinking()
+    parts = thinking.push(text), thinking.push(""), thinking.flush()
+    return "".join(part for channel, part in parts if channel == "answer")
+
+
 class Thinking:
     """Tells the thought from the answer, as text arrives: one thought at most, at the very beginning.
 
