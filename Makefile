@@ -27,8 +27,8 @@ test-window: $(VENV)/test.stamp
 	|| { echo "test-window needs Xvfb, for which it can't be root here: apt install xvfb"; exit 1; }
 	$(BIN)/python -m pytest -k window tests/test_examples.py
 
-# Tiny checkpoints of many architectures by way of Optimum: heavy, needs torch.
-test-optimum: $(VENV)/test.stamp $(VENV)/optimum.stamp
+# Tiny checkpoints of many architectures by way of Optimum, adapters against PEFT: heavy, needs torch.
+test-optimum: $(VENV)/test.stamp $(VENV)/optimum.stamp $(VENV)/parity.stamp
 	$(BIN)/python -m pytest -m optimum
 
 # The WebGPU plugin without a GPU: Debian's chromium brings SwiftShader, a Vulkan driver in software.

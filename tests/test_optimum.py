@@ -185,7 +185,6 @@ def test_direct_can_be_forced(tmp_path):
     [
         ({"quant": "mixed", "max_kl": 0.1}, "--quant mixed needs the direct road"),
         ({"kv": "int8"}, "--kv int8 needs the direct road"),
-        ({"adapters": (Path("lora"),)}, "--adapter needs the direct road"),
         ({"separate_adapters": {"law": Path("lora")}}, "--adapter-separate needs the direct road"),
     ],
 )

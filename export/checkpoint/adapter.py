@@ -85,7 +85,7 @@ def with_added(checkpoint: Checkpoint, adapter: Adapter) -> Checkpoint:
 def open_adapter(folder: Path, checkpoint: Checkpoint) -> Adapter:
     """A folder as PEFT's `save_pretrained` writes it, checked against its base. Raises CheckpointError."""
     config = read_lora_config(folder)
-    tensors = _tensors(folder)
+    tensors = adapter_tensors(folder)
     modules = matrix_modules(checkpoint.spec)
     _check_targets(folder, config, (*modules, *TABLES))
     _check_names(folder, config, tensors, modules)
@@ -99,7 +99,8 @@ def open_adapter(folder: Path, checkpoint: Checkpoint) -> Adapter:
     return Adapter(folder.resolve().name, added)
 
 
-def _tensors(folder: Path) -> dict[str, StoredTensor]:
+def adapter_tensors(folder: Path) -> dict[str, StoredTensor]:
+    """A's and B's by PEFT's names; only the header is read. Raises CheckpointError."""
     path = folder / WEIGHTS
     if path.is_file():
         return stored_tensors(path)

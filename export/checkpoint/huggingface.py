@@ -74,7 +74,7 @@ def open_folder(folder: Path) -> Checkpoint:
         raise CheckpointError(f"{folder / 'config.json'}: {error} is missing") from error
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"{folder / 'config.json'}: {error}") from error
-    file_tensors = _file_tensors(folder)
+    file_tensors = folder_tensors(folder)
     if config["model_type"] in WITH_VISION:
         file_tensors = without_vision(file_tensors, folder)
     beside = read_beside(folder, config)
@@ -119,7 +119,8 @@ def matrix_modules(spec: ModelSpec) -> dict[str, tuple[str, ...]]:
     return modules
 
 
-def _file_tensors(folder: Path) -> dict[str, StoredTensor]:
+def folder_tensors(folder: Path) -> dict[str, StoredTensor]:
+    """The tensors of all shards by their own names; only headers are read. Raises CheckpointError."""
     tensors: dict[str, StoredTensor] = {}
     for path in _shards(folder):
         tensors |= stored_tensors(path)

@@ -40,7 +40,7 @@ Rank = Annotated[int, Between(1, 1 << 16)]
 class LoraConfig:
     """By PEFT's own names, but what selects modules is a regular expression of their whole name.
 
-    `fan_in_fan_out` is left alone, as PEFT does where the base has no Conv1D.
+    `fan_in_fan_out`: the base has Conv1D, GPT-2's matrices, columns first; elsewhere PEFT leaves it alone.
     """
 
     r: Rank
@@ -49,6 +49,7 @@ class LoraConfig:
     exclude_modules: str | None = None
     layers_to_transform: tuple[int, ...] | None = None
     use_rslora: bool = False
+    fan_in_fan_out: bool = False
     rank_pattern: Mapping[str, Rank] = field(default_factory=dict)
     alpha_pattern: Mapping[str, float] = field(default_factory=dict)
 

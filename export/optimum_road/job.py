@@ -26,6 +26,7 @@ from edgert.export.writer import facts_of, write_manifest, write_text, write_tok
 from . import require_extra
 from .interface import settle
 from .lookups import look_up
+from .merging import with_adapters, write_merged
 from .passport import measure
 from .products import HEAD, store_products
 from .report import PASSES, to_json
@@ -55,7 +56,7 @@ class OptimumJob:
         warn_of_cost(count_weights(self.student.folder))
         self.progress("Tracing", 0, 1)
         with tempfile.TemporaryDirectory(prefix=".edgert-traced-", dir=aside.parent) as scratch:
-            traced = trace(self.student.folder, Path(scratch))
+            traced = trace(self._source(Path(scratch)), Path(scratch))
             self.progress("Tracing", 1, 1)
             graph = self._lowered(traced, recipe)
             data = write_graph(graph, aside, lambda *done: self.progress("Exporting", *done))
@@ -67,6 +68,11 @@ class OptimumJob:
         self._check(manifest)
         write_manifest(manifest, aside)
         return manifest
+
+    def _source(self, scratch: Path) -> Path:
+        """The folder to trace: the student's own, or a copy with adapters merged."""
+        folder, adapters = self.student.folder, self.options.adapters
+        return write_merged(folder, adapters, scratch / "merged") if adapters else folder
 
     def recipe(self) -> Recipe:
         """Forms of the devices, in small blocks; not rotated, not calibrated. Raises UsageError."""
@@ -149,6 +155,7 @@ def open_optimum_job(
     _refuse_options(options)
     student = open_student(source)
     require_extra(f"exporting {student.family} via optimum")
+    student = with_adapters(student, options.adapters)
     return OptimumJob(student, options, profiles, name, progress, _context(options.max_context, student))
 
 
@@ -158,8 +165,6 @@ def _refuse_options(options: ExportOptions) -> None:
         raise UsageError("--quant mixed needs the direct road: via optimum take int8, int4 or fp32")
     if options.kv not in (None, FP32.name):
         raise UsageError(f"--kv {options.kv} needs the direct road: via optimum keys and values are fp32")
-    if options.adapters:
-        raise UsageError("--adapter needs the direct road: merge it into the checkpoint with PEFT first")
     if options.separate_adapters:
         raise UsageError("--adapter-separate needs the direct road: edgert's own graphs alone take adapters")
 

@@ -55,6 +55,7 @@ class Student:
     generation: GenerationDefaults
     origin: Origin
     names_context: bool
+    names_temperature: bool
 
 
 def open_student(folder: Path) -> Student:
@@ -76,6 +77,7 @@ def open_student(folder: Path) -> Student:
         generation=generation,
         origin=beside.origin,
         names_context=_named(config, CONTEXT) is not None,
+        names_temperature=beside.names_temperature,
     )
     check_tokenizer(student, student.vocab_size, folder)
     return student
