@@ -16,9 +16,10 @@ chat: $(VENV)/export.stamp
 test: $(VENV)/test.stamp
 	$(BIN)/python -m pytest -m "not parity and not webgpu and not arm64 and not optimum"
 
-# The NumPy reference of the tests against transformers, merged adapters against PEFT: heavy, needs torch.
+# The NumPy reference of the tests against transformers, merged adapters against PEFT, the example that
+# distills: heavy, needs torch.
 test-parity: $(VENV)/parity.stamp
-	$(BIN)/python -m pytest tests/test_transformers.py tests/test_peft.py
+	$(BIN)/python -m pytest tests/test_transformers.py tests/test_peft.py tests/test_distill.py
 
 # The chat window of the examples without a screen. `make test` runs it, too, where there is a display or Xvfb.
 test-window: $(VENV)/test.stamp
