@@ -7,6 +7,7 @@ import queue
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from numbers import Integral
 from pathlib import Path
 from types import TracebackType
@@ -270,6 +271,7 @@ def load(
     context: int | None = None,
     kv: str | None = None,
     *,
+    threads: int | None = None,
     conversations: int | None = None,
     force: bool = False,
 ) -> Model:
@@ -278,14 +280,18 @@ def load(
     `device`: a profile name or a path to a profile's TOML; None takes what `edgert tune` found, or detects.
     `context`: tokens of KV cache; None is the profile's default. `kv`: "int8" or "fp32" keys and values;
     None is the bundle's own.
+    `threads`: how many processors compute; None is what `edgert tune` found, or the profile's number.
     `conversations`: how many answer at once; None is up to 8, as memory allows. Each takes memory as it
     grows.
     `force`: load what memory does not suffice for. Raises BundleError, DeviceError, DoesNotFit, UsageError.
     """
+    if threads is not None and threads < 1:
+        raise UsageError(f"threads must be at least 1, not {threads}")
     bundle = open_bundle(find_bundle(str(path)))
 
     def model(profile: devices.DeviceProfile) -> Model:
-        loaded = Model(bundle, profile, context, kv, conversations=conversations, force=force)
+        chosen = replace(profile, threads=threads) if threads else profile
+        loaded = Model(bundle, chosen, context, kv, conversations=conversations, force=force)
         shelf.note_use(bundle.folder)
         return loaded
 

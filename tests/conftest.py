@@ -27,8 +27,9 @@ REAL_HOME = os.environ.get("EDGERT_HOME")  # where the student is kept between r
 
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Nothing a test does reaches the user's own cache folder."""
+    """Nothing a test does reaches the user's own folders, nor depends on them."""
     monkeypatch.setenv("EDGERT_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("EDGERT_CONFIG", str(tmp_path / "config.toml"))
     return tmp_path / "home"
 
 

@@ -26,7 +26,7 @@ def kept(bundles, home):
 
 def test_commands_and_options():
     assert completed("edgert ") == [f"plain,{name}" for name in COMMANDS]
-    assert completed("edgert co") == ["plain,compare", "plain,completion"]
+    assert completed("edgert co") == ["plain,compare", "plain,config", "plain,completion"]
     assert "plain,--max-tokens" in completed("edgert chat --max")
 
 
@@ -89,3 +89,8 @@ def test_bash_itself(kept, tmp_path):
         check=True,
     )
     assert done.stdout.splitlines() == ["mine", "complete -o nosort -F _edgert_completion edgert"]
+
+
+def test_keys_of_the_settings():
+    assert completed("edgert config set top") == ["plain,top_k", "plain,top_p"]
+    assert completed("edgert config ") == ["plain,get", "plain,set", "plain,unset"]

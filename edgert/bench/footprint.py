@@ -43,6 +43,7 @@ class Opening:
     context: int | None
     kv: str | None
     force: bool
+    threads: int | None = None
 
 
 def measure(opening: Opening, prompt: list[int]) -> Footprint:

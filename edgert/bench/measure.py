@@ -130,6 +130,8 @@ def measure(opening: Opening, wanted: Wanted, progress: Progress) -> Bench:
 
 def _load(bundle: Bundle, opening: Opening) -> Loaded:
     profile = devices.load(opening.device) if opening.device else tuned_profile(bundle)
+    if opening.threads:
+        profile = replace(profile, threads=opening.threads)
     return load(bundle, profile, opening.context, opening.kv, force=opening.force)
 
 

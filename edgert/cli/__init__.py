@@ -30,6 +30,7 @@ COMMANDS = (
     "bench",
     "devices",
     "doctor",
+    "config",
     "completion",
 )
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from edgert.cli import completing, console
-from edgert.cli.opening import find_bundle
+from edgert.cli.opening import find_bundle, own_settings
 from edgert.cli.options import kv_option, model_options
 
 if TYPE_CHECKING:
@@ -71,6 +71,7 @@ def bench(
     as_json: bool,
     device: str | None,
     context: int | None,
+    threads: int | None,
     kv: str | None,
     force: bool,
 ) -> None:
@@ -103,7 +104,10 @@ def bench(
         bench_plot.check(plot)
     rivals = [peers.parse(text) for text in against]
     folder = find_bundle(bundle)
-    opening = Opening(str(folder), device, context, kv, force)
+    own = own_settings(bundle)
+    opening = Opening(
+        str(folder), device or own.device, context or own.context, kv, force, threads or own.threads
+    )
     with console.progress_bar("Measuring") as progress:
         found = measure(opening, Wanted(depths, runs, rivals, curve=plot is not None), progress)
     if plot:

@@ -7,10 +7,9 @@ from typing import Any
 import click
 
 from edgert.cli import completing, console
-from edgert.cli.opening import load_model
+from edgert.cli.opening import answering, load_model
 from edgert.cli.options import (
     adapter_option,
-    given,
     kv_option,
     model_options,
     sampling_options,
@@ -35,6 +34,7 @@ def chat(
     system: str | None,
     device: str | None,
     context: int | None,
+    threads: int | None,
     kv: str | None,
     adapter: str | None,
     force: bool,
@@ -56,9 +56,9 @@ def chat(
     """
     from edgert.chat.terminal import Chat
 
-    model = load_model(bundle, device, context, kv, force=force, adapter=adapter)
+    model = load_model(bundle, device, context, kv, threads=threads, force=force, adapter=adapter)
     switch, shown = switched(thinking)
-    session = Chat(model, given({**sampling, "thinking": switch}), system, shown)
+    session = Chat(model, answering(bundle, {**sampling, "thinking": switch}), system, shown)
     if console.on_terminal():
         session.loop()
     else:

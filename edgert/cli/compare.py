@@ -47,6 +47,7 @@ def compare(
     page: Path | None,
     device: str | None,
     context: int | None,
+    threads: int | None,
     force: bool,
 ) -> None:
     """Give two bundles the same prompts, and show where their answers part and how far apart they are.
@@ -75,7 +76,9 @@ def compare(
     for name in (bundle, reference):
         open_bundle(name)  # a wrong name is said before standard input is read
     asked = _questions(source)
-    ours, theirs = (load_model(name, device, context, force=force) for name in (bundle, reference))
+    ours, theirs = (
+        load_model(name, device, context, threads=threads, force=force) for name in (bundle, reference)
+    )
     with console.progress_bar("Comparing") as progress:
         found = compare(ours, theirs, asked, max_tokens, progress)
     if page:

@@ -41,6 +41,13 @@ def students(_ctx: click.Context, _param: click.Parameter, typed: str) -> Comple
     return _beginning(typed, [entry.name for entry in CATALOG])
 
 
+def keys(_ctx: click.Context, _param: click.Parameter, typed: str) -> Completions:
+    """Keys of config.toml."""
+    from edgert.settings import KEYS
+
+    return _beginning(typed, KEYS)
+
+
 def _beginning(typed: str, names: Iterable[str], places: str | None = None) -> Completions:
     """Those that begin with what was typed, after the leave to offer `places` where there are none."""
     from click.shell_completion import CompletionItem

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 
 import click
 
+from edgert import home
 from edgert.cli import completing
-from edgert.cli.opening import open_bundle
-from edgert.errors import BundleError, EdgertError
+from edgert.cli.opening import open_bundle, own_settings
+from edgert.errors import BundleError, EdgertError, UsageError
 
 if TYPE_CHECKING:
     from edgert.bundle import Bundle
@@ -44,16 +45,22 @@ def doctor(context: click.Context, bundle: str | None, device: str | None, as_js
     from edgert import devices
     from edgert.machine.doctor import Finding, examine, reason
 
-    profile = devices.load(device) if device else None
     opened: Bundle | None = None
-    broken: list[Finding] = []
+    others: list[Finding] = []
+    try:
+        own = own_settings(bundle)
+        device = device or own.device
+        others += [Finding("settings", "ok", f"{own}; of {home.config_file()}")] if own.values else []
+    except UsageError as error:
+        others += [Finding("settings", "bad", str(error))]
+    profile = devices.load(device) if device else None
     try:
         opened = open_bundle(bundle) if bundle else None
     except (BundleError, OSError) as error:
-        broken = [Finding("files", "bad", reason(error))]
+        others += [Finding("files", "bad", reason(error))]
     findings: list[Finding] = []
     try:
-        for finding in chain(examine(opened, profile), broken):
+        for finding in chain(examine(opened, profile), others):
             findings.append(finding)
             if not as_json:
                 click.echo(f"{MARKS[finding.verdict]}  {finding.subject:22} {finding.text}")

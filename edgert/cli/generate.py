@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgert.cli import completing, console
-from edgert.cli.opening import load_model
+from edgert.cli.opening import answering, load_model
 from edgert.cli.options import (
     adapter_option,
-    given,
     kv_option,
     model_options,
     sampling_options,
@@ -47,6 +46,7 @@ def generate(
     as_json: bool,
     device: str | None,
     context: int | None,
+    threads: int | None,
     kv: str | None,
     adapter: str | None,
     force: bool,
@@ -71,11 +71,11 @@ def generate(
 
     if not (prompt if raw else prompt.strip()):
         raise UsageError("the prompt is empty: -p needs a text")
-    model = load_model(bundle, device, context, kv, force=force, adapter=adapter)
+    model = load_model(bundle, device, context, kv, threads=threads, force=force, adapter=adapter)
     if prompt == "-":
         prompt = console.piped_text() if raw else console.piped_prompt()
     switch, shown = switched(thinking)
-    options = given({**sampling, "thinking": switch})
+    options = answering(bundle, {**sampling, "thinking": switch})
     stream = model.stream(model.tokenizer.encode(prompt) if raw else prompt, **options)
     if as_json:
         click.echo(json.dumps(_reply_json(stream.reply), ensure_ascii=False, indent=2))

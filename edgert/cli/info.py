@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING
 
 import click
 
+from edgert import home
 from edgert.cli import completing
-from edgert.cli.opening import open_bundle
+from edgert.cli.opening import open_bundle, own_settings
 
 if TYPE_CHECKING:
     from edgert.bundle import Bundle, Manifest, Quantization
+    from edgert.settings import Settings
 
 
 @click.command(short_help="Show what a bundle holds.")
@@ -35,12 +37,13 @@ def info(bundle: str, verify: bool, as_json: bool) -> None:
 
     opened = open_bundle(bundle)
     compared = prepared.verify(opened) if verify else 0
-    click.echo(opened.manifest.to_json() if as_json else _info_text(opened), nl=not as_json)
+    text = opened.manifest.to_json() if as_json else _info_text(opened, own_settings(bundle))
+    click.echo(text, nl=not as_json)
     if verify and not as_json:
         click.echo(f"{'hashes':12}all {compared} match")
 
 
-def _info_text(bundle: Bundle) -> str:
+def _info_text(bundle: Bundle, own: Settings) -> str:
     manifest, model = bundle.manifest, bundle.manifest.model
     rows = [
         ("name", manifest.name),
@@ -51,6 +54,7 @@ def _info_text(bundle: Bundle) -> str:
         ("origin", str(manifest.origin)),
         *(("adapter", f"{name}, from {facts.source}") for name, facts in manifest.adapters.items()),
         ("defaults", f"temperature {manifest.generation.temperature}, top_p {manifest.generation.top_p}"),
+        *([("settings", f"{own}; of {home.config_file()}")] if own.values else []),
         ("written by", f"edgert {manifest.edgert}, format {manifest.format_version}"),
         ("size", f"{bundle.size / 1e6:.0f} MB in {len(bundle.present)} files"),
     ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
@@ -14,8 +14,10 @@ from edgert.errors import BundleError, UsageError
 from edgert.suggestion import closest
 
 if TYPE_CHECKING:
+    from edgert.answering.request import Options
     from edgert.bundle import Bundle
     from edgert.model import Model
+    from edgert.settings import Settings
 
 
 def find_bundle(name: str | None) -> Path:
@@ -45,16 +47,34 @@ def load_model(
     context: int | None,
     kv: str | None = None,
     *,
+    threads: int | None = None,
     force: bool = False,
     adapter: str | None = None,
 ) -> Model:
-    """The model in a bundle, or the default student if none was named. Raises what `edgert.load` raises."""
+    """The model in a bundle, or the default student if none was named; what was not given is as the user's
+    settings say. Raises what `edgert.load` raises.
+    """
     from edgert.model import load
 
-    model = load(find_bundle(bundle), device, context, kv, conversations=1, force=force)
+    folder, own = find_bundle(bundle), own_settings(bundle)
+    device, context, threads = device or own.device, context or own.context, threads or own.threads
+    model = load(folder, device, context, kv, threads=threads, conversations=1, force=force)
     if adapter is not None:
         model.use(adapter)
     return model
+
+
+def own_settings(bundle: str | None) -> Settings:
+    """What the user's config.toml sets for a bundle, or for the default student. Raises UsageError."""
+    from edgert import settings
+
+    return settings.read().of(home.bundle_name(bundle or home.DEFAULT_MODEL))
+
+
+def answering(bundle: str | None, sampling: dict[str, Any]) -> Options:
+    """The options that were given, over what the user's settings say for the bundle. Raises UsageError."""
+    given = {name: value for name, value in sampling.items() if value not in (None, ())}
+    return cast("Options", {**own_settings(bundle).answering, **given})
 
 
 def default_bundle() -> Path:

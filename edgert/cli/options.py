@@ -14,17 +14,22 @@ from edgert.cli import completing
 from edgert.errors import UsageError
 
 if TYPE_CHECKING:
-    from edgert.answering.request import Options
     from edgert.chat.printing import Shown
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def setting(name: str, **more: Any) -> Callable[[Command], Command]:
+    """An option that a variable can set, too: EDGERT_TOP_K for --top-k."""
+    variable = name.removeprefix("--").partition("/")[0].replace("-", "_").upper()
+    return click.option(name, envvar=f"EDGERT_{variable}", **more)
 
 
 def sampling_options(command: Command) -> Command:
     """Options of `chat` and `generate`; what isn't given stays the model's own default."""
     for option in reversed(
         (
-            click.option(
+            setting(
                 "--max-tokens",
                 type=click.IntRange(1),
                 help="Longest answer, in tokens. Default: what the context holds.",
@@ -35,36 +40,40 @@ def sampling_options(command: Command) -> Command:
                 help="Close a thought that is longer than this, such as 512 (tokens) or 20s, so that an "
                 "answer follows.",
             ),
-            click.option(
+            setting(
                 "--temperature",
                 type=float,
                 help="How freely tokens are chosen. 0 always takes the likeliest; 0.6 suits R1 students.",
             ),
-            click.option(
+            setting(
                 "--top-p",
                 type=float,
                 help="Choose among the likeliest tokens that together have this probability; 1 is off.",
             ),
-            click.option(
-                "--top-k", type=int, help="Choose among this many of the likeliest tokens; 0 is off."
+            setting(
+                "--top-k",
+                type=int,
+                help="Choose among this many of the likeliest tokens; 0 is off.",
             ),
-            click.option(
+            setting(
                 "--min-p",
                 type=float,
                 help="Leave out tokens less likely than this fraction of the likeliest; 0 is off.",
             ),
-            click.option(
+            setting(
                 "--repetition-penalty",
                 type=float,
                 help="Above 1, tokens that have occurred become less likely; 1 is off.",
             ),
-            click.option(
-                "--seed", type=int, help="A number that fixes chance: the same seed gives the same answer."
+            setting(
+                "--seed",
+                type=int,
+                help="A number that fixes chance: the same seed gives the same answer.",
             ),
             click.option(
                 "--stop", multiple=True, help="End the answer before this text. May be given more than once."
             ),
-            click.option(
+            setting(
                 "--stop-loops/--no-stop-loops",
                 default=None,
                 help="End an answer that only repeats itself. Default: chat does, generate doesn't.",
@@ -79,16 +88,21 @@ def model_options(command: Command) -> Command:
     """How to load a bundle."""
     for option in reversed(
         (
-            click.option(
+            setting(
                 "--device",
                 shell_complete=completing.devices,
                 help="Kind of machine, one that `edgert devices` lists or a .toml file. Default: detected.",
             ),
-            click.option(
+            setting(
                 "--context",
                 type=click.IntRange(1),
                 help="Most tokens (pieces of words) of prompt and answer together. Default: what suits the "
                 "device.",
+            ),
+            setting(
+                "--threads",
+                type=click.IntRange(1),
+                help="How many processors compute. Default: what `edgert tune` found, or suits the device.",
             ),
             click.option(
                 "--force", is_flag=True, help="Load the bundle even if it needs more memory than is free."
@@ -228,8 +242,3 @@ def quant_options(command: Command) -> Command:
     ):
         command = option(command)
     return command
-
-
-def given(sampling: dict[str, Any]) -> Options:
-    """Only the options that were given."""
-    return cast("Options", {name: value for name, value in sampling.items() if value not in (None, ())})
