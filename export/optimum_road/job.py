@@ -12,7 +12,7 @@ from onnx_ir.passes import Sequential
 from onnx_ir.passes import common as clean
 
 from edgert.bundle import DATA, GOLDEN, GRAPH, Bundle, FileFacts, Manifest, Quantization
-from edgert.bundle.graph_io import FP32
+from edgert.bundle.graph_io import FP32, GROWING, SHARED
 from edgert.devices import DeviceProfile
 from edgert.engine import golden
 from edgert.errors import EdgertWarning, FidelityError, UsageError
@@ -24,6 +24,8 @@ from edgert.export.sample import Sample, read_sample
 from edgert.export.writer import facts_of, write_manifest, write_text, write_tokenizer
 
 from . import require_extra
+from .attention.fuse import share_cache
+from .attention.probe import Probe
 from .interface import settle
 from .lookups import look_up
 from .merging import with_adapters, write_merged
@@ -98,11 +100,13 @@ class OptimumJob:
             clean.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
             clean.IdentityEliminationPass(),
         )(model)
-        cache, report = settle(model)
-        store = Store(lambda name: form_of(recipe, name))
-        reports = (report, look_up(model, store), store_products(model, store))
+        cache, settled = settle(model)
+        probe = Probe(model, cache, traced.parent, self.student.vocab_size)
+        shared, attention = share_cache(probe, self.context)
+        model, store = shared or model, Store(lambda name: form_of(recipe, name))
+        reports = (settled, attention, look_up(model, store), store_products(model, store))
         clean.RemoveUnusedNodesPass()(model)
-        return Graph(model, cache, store, reports)
+        return Graph(model, cache, SHARED if shared else GROWING, store, reports)
 
     def _manifest(self, graph: Graph, recipe: Recipe, files: dict[str, FileFacts]) -> Manifest:
         devices = tuple(profile.name for profile in self.profiles)

@@ -13,6 +13,7 @@ import warnings
 from pathlib import Path
 
 from edgert.errors import CheckpointError, EdgertWarning
+from edgert.export.checkpoint.json_file import read_json
 
 TASK = "text-generation-with-past"
 TRACED = "model.onnx"
@@ -58,20 +59,27 @@ def _seconds(weights: int) -> float:
 
 def main() -> None:
     """Trace argv[1] into the folder argv[2]; what goes wrong is the last line on standard error."""
-    from optimum.exporters.onnx import main_export
+    from optimum.exporters.onnx import onnx_export_from_model
+    from optimum.exporters.tasks import TasksManager
 
     source, target = sys.argv[1:]
-    main_export(
+    model = TasksManager.get_model_from_task(
+        TASK,
         source,
-        output=target,
-        task=TASK,
-        dtype="fp32",
-        device="cpu",
-        do_validation=False,
-        no_post_process=True,
+        framework="pt",
+        torch_dtype="float32",
         local_files_only=True,
         trust_remote_code=False,
+        **_attention(Path(source)),
     )
+    model.config.use_cache = True
+    onnx_export_from_model(model, target, task=TASK, device="cpu", do_validation=False, no_post_process=True)
+
+
+def _attention(source: Path) -> dict[str, str]:
+    """PyTorch's own attention leaves a soft cap of scores out without a word: then transformers' eager one."""
+    capped = read_json(source / "config.json").get("attn_logit_softcapping")
+    return {"attn_implementation": "eager"} if capped else {}
 
 
 if __name__ == "__main__":

@@ -28,10 +28,13 @@ from .student import Student
 
 @dataclass(frozen=True)
 class Graph:
-    """A graph that the passes have been over: its cache, its matrices, and what the passes report."""
+    """A graph that the passes have been over: its cache (`kind`: one of graph_io.CACHES), its matrices, and
+    what the passes report.
+    """
 
     model: ir.Model
     cache: Cache
+    kind: str
     store: Store
     reports: tuple[Report, ...]
 
@@ -115,7 +118,7 @@ def describe(
         tied_embeddings=str(EMBEDDING) in store.matrices and HEAD not in store.matrices,
     )
     return Manifest(
-        requires=(GROWING_CACHE,),
+        requires=(GROWING_CACHE,) if graph.kind == GROWING else (),
         name=name,
         model=facts,
         quantization=quantization,
@@ -124,5 +127,5 @@ def describe(
         origin=student.origin,
         edgert=__version__,
         files=files,
-        graphs={GRAPH: GraphFacts(form, devices, FP32.name, cache=GROWING)},
+        graphs={GRAPH: GraphFacts(form, devices, FP32.name, cache=graph.kind)},
     )
