@@ -77,7 +77,7 @@ def main() -> None:
 
 
 def _attention(source: Path) -> dict[str, str]:
-    """PyTorch's own attention leaves a soft cap of scores out without a word: then transformers' eager one."""
+    """Transformers' eager attention for soft caps of scores, which PyTorch's own leaves out silently."""
     capped = read_json(source / "config.json").get("attn_logit_softcapping")
     return {"attn_implementation": "eager"} if capped else {}
 
