@@ -94,7 +94,7 @@ def export(
             raise UsageError(f"{read} lies inside {folder}: export to another place")
     with place.written_aside(force=options.force) as aside:
         name = options.name or folder.name or place.real.name
-        job = open_road(source, options, profiles, name, progress or _silent)
+        job = open_road(source, options.via)(options, profiles, name, progress or _silent)
         try:
             manifest = job.run(aside)
         except UsageError:
@@ -107,18 +107,16 @@ def export(
 def previews(source: Path, choices: Sequence[ExportOptions]) -> list[Manifest]:
     """The manifests that exports of a checkpoint would have, one for each of `choices`.
 
-    Its headers are read once. Raises as `export`.
+    Its headers are read once, for the road of the first. Raises as `export`.
     """
     require_extra()
-    from .checkpoint import source as sources  # after the check
-    from .job import open_job
+    from .road import open_road  # after the check
 
-    checkpoint = sources.open_checkpoint(source)
+    opened = open_road(source, choices[0].via)
     manifests = []
     for options in choices:
         profiles = tuple(devices.load(name) for name in options.devices or (devices.DEFAULT,))
-        name = options.name or source.name
-        manifests.append(open_job(checkpoint, options, profiles, name, _silent).preview())
+        manifests.append(opened(options, profiles, options.name or source.name, _silent).preview())
     return manifests
 
 

@@ -4,17 +4,19 @@ Optimum's graph, for others.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
 from edgert.bundle import Manifest
 from edgert.devices import DeviceProfile
 
-from . import ExportOptions, Progress
+from . import ExportOptions, Progress, Via
+from .checkpoint import source as sources
 from .checkpoint.families import FAMILIES
 from .checkpoint.json_file import read_json
 from .checkpoint.language import WITH_VISION
-from .checkpoint.source import open_checkpoint
 from .job import open_job
 
 
@@ -22,19 +24,28 @@ class Road(Protocol):
     """An export whose checkpoint is open."""
 
     def run(self, aside: Path) -> Manifest:
-        """Write the bundle into `aside`. Raises ValueError, CheckpointError, FidelityError, UsageError."""
+        """Write the bundle into `aside`. Raises ValueError, CheckpointError, FidelityError, MissingExtra,
+        UsageError.
+        """
+        ...
+
+    def preview(self) -> Manifest:
+        """The manifest that the bundle would have; no weights are read. Raises UsageError."""
         ...
 
 
-def open_road(
-    source: Path, options: ExportOptions, profiles: tuple[DeviceProfile, ...], name: str, progress: Progress
-) -> Road:
-    """Open a checkpoint for the road that `options.via` says. Raises as `export`."""
-    if options.via == "optimum" or (options.via == "auto" and needs_optimum(source)):
-        from .optimum_road.job import open_optimum_job
+# Options, devices and the bundle's name give an export of the checkpoint that is open.
+Opener = Callable[[ExportOptions, tuple[DeviceProfile, ...], str, Progress], Road]
 
-        return open_optimum_job(source, options, profiles, name, progress)
-    return open_job(open_checkpoint(source), options, profiles, name, progress)
+
+def open_road(source: Path, via: Via) -> Opener:
+    """Open a checkpoint for the road that `via` says, for any number of exports. Raises as `export`."""
+    if via == "optimum" or (via == "auto" and needs_optimum(source)):
+        from .optimum_road.job import open_optimum_job
+        from .optimum_road.student import open_student
+
+        return partial(open_optimum_job, open_student(source))
+    return partial(open_job, sources.open_checkpoint(source))
 
 
 def needs_optimum(source: Path) -> bool:

@@ -4,6 +4,7 @@ EDGERT_UPDATE_DOCS=1 writes the table in docs/architectures.md anew.
 """
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ import edgert
 from edgert import devices
 from edgert.bundle import graph_io
 from edgert.engine import golden, loading
-from edgert.export import ExportOptions, export
+from edgert.export import ExportOptions, export, previews
 from edgert.export.optimum_road import job, tracing
 from edgert.export.optimum_road.report import read_reports
 
@@ -108,6 +109,9 @@ def test_architecture(name, tmp_path, monkeypatch):
     assert away < 1e-3
     bundle = export(tmp_path / "c", tmp_path / "int8", ExportOptions(via="optimum"))
     bundle.check_hashes()
+    foretold, found = previews(tmp_path / "c", [ExportOptions(via="optimum")])[0].model, bundle.manifest.model
+    assert foretold.parameters == pytest.approx(found.parameters, rel=0.15)  # the graph has tables of rope
+    assert replace(foretold, parameters=found.parameters) == found
     facts = bundle.manifest.graphs["model.onnx"]
     fidelity = facts.fidelity
     assert fidelity.mean_kl < 0.01

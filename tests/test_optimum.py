@@ -7,8 +7,11 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 import tiny
+from click.testing import CliRunner
+from safetensors.numpy import save_file
 
 from edgert import CheckpointError, MissingExtra, UsageError
+from edgert.cli import main
 from edgert.export import ExportOptions, export, optimum_road
 from edgert.export.forms import Blocks, Float32
 from edgert.export.optimum_road.interface import head_of, settle
@@ -130,6 +133,7 @@ GPT2 = {
     "model_type": "gpt2",
     "architectures": ["GPT2LMHeadModel"],
     "n_embd": 64,
+    "n_layer": 2,
     "n_head": 4,
     "vocab_size": 320,
 }
@@ -161,7 +165,53 @@ def test_what_is_no_student_is_told_in_a_line(tmp_path, config, said):
 def test_sizes_are_found_under_their_many_names(tmp_path):
     student = open_student(folder(tmp_path, **GPT2, n_positions=512))
     assert (student.hidden_size, student.intermediate_size, student.num_heads) == (64, 256, 4)
-    assert student.max_context == 512 and student.names_context
+    assert (student.num_layers, student.num_kv_heads, student.head_dim) == (2, 4, 16)
+    assert student.max_context == 512 and student.names_context and student.tied_embeddings
+
+
+@pytest.mark.parametrize(
+    ("config", "heads"),
+    [
+        ({"num_key_value_heads": 2}, 2),
+        ({"multi_query": True}, 1),
+        ({"multi_query": True, "new_decoder_architecture": True, "num_kv_heads": 2}, 2),
+        ({"multi_query": False, "num_kv_heads": None}, 4),
+    ],
+)
+def test_heads_of_keys_and_values_by_their_many_names(tmp_path, config, heads):
+    assert open_student(folder(tmp_path, **GPT2, **config)).num_kv_heads == heads
+
+
+def fit(*arguments):
+    return CliRunner().invoke(main, ["fit", *map(str, arguments)])
+
+
+def test_fit_tells_of_a_family_that_nobody_has_traced_yet(tmp_path):
+    """And does without the extra: whoever would get gigabytes for it can ask first."""
+    source = folder(tmp_path, **GPT2, n_positions=128)
+    save_file(
+        {
+            "wte": np.zeros((320, 64), np.float32),
+            "h.0": np.zeros((64, 256), np.float32),
+            "h.0.mask": np.zeros((1, 1, 512, 512), np.float32),  # a buffer, not a weight
+        },
+        source / "model.safetensors",
+    )
+    done = fit(source, "--json", "--device", "laptop-cpu", "--device", "raspberry-pi-4")
+    assert done.exit_code == 0, done.output
+    blocks, rows = json.loads(done.stdout)
+    numbers = 320 * 64 + 64 * 256
+    assert rows["weights"] == numbers and numbers * 9 / 8 <= blocks["weights"] <= numbers * 10 / 8
+    assert blocks["kv_per_token"] % (2 * 2 * 4 * 16 * 4) == 0 and blocks["context"] == 128
+    untied = folder(tmp_path / "untied", **GPT2, tie_word_embeddings=False)
+    (source / "model.safetensors").replace(untied / "model.safetensors")
+    looked_up = json.loads(fit(untied, "--json", "--device", "raspberry-pi-4").stdout)[0]
+    assert looked_up["weights"] < rows["weights"]
+
+
+def test_fit_refuses_what_this_road_can_not_do(tmp_path):
+    done = fit(folder(tmp_path, **GPT2), "--kv", "int8")
+    assert done.exit_code == UsageError.exit_code and "--kv int8 needs the direct road" in done.output
 
 
 def test_auto_takes_the_direct_road_where_it_is_known(tmp_path, checkpoints):

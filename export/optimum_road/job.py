@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -30,10 +32,11 @@ from .interface import settle
 from .lookups import look_up
 from .merging import with_adapters, write_merged
 from .passport import measure
+from .preview import expect, fitted, shapes_of
 from .products import HEAD, store_products
 from .report import PASSES, to_json
 from .store import Store
-from .student import Student, count_weights, open_student
+from .student import Student, count_weights
 from .tracing import trace, warn_of_cost
 from .writing import Graph, describe, write_graph
 
@@ -52,7 +55,10 @@ class OptimumJob:
     context: int
 
     def run(self, aside: Path) -> Manifest:
-        """Write the bundle into `aside`. Raises ValueError, CheckpointError, FidelityError, UsageError."""
+        """Write the bundle into `aside`. Raises ValueError, CheckpointError, FidelityError, MissingExtra,
+        UsageError.
+        """
+        require_extra(f"exporting {self.student.family} via optimum")
         recipe = self.recipe()
         sample = self._sample()
         warn_of_cost(count_weights(self.student.folder))
@@ -75,6 +81,19 @@ class OptimumJob:
         """The folder to trace: the student's own, or a copy with adapters merged."""
         folder, adapters = self.student.folder, self.options.adapters
         return write_merged(folder, adapters, scratch / "merged") if adapters else folder
+
+    def preview(self) -> Manifest:
+        """The manifest that the bundle would have, about; nothing is traced. Raises UsageError."""
+        recipe, shapes = self.recipe(), shapes_of(self.student)
+        forms = {name: fitted(form_of(recipe, name), shape[1]) for name, shape in shapes.items()}
+        return expect(
+            self.student,
+            name=self.name,
+            context=self.context,
+            form=recipe.label,
+            quantization=_quantization(recipe, forms, shapes),
+            devices=tuple(profile.name for profile in self.profiles),
+        )
 
     def recipe(self) -> Recipe:
         """Forms of the devices, in small blocks; not rotated, not calibrated. Raises UsageError."""
@@ -110,7 +129,8 @@ class OptimumJob:
 
     def _manifest(self, graph: Graph, recipe: Recipe, files: dict[str, FileFacts]) -> Manifest:
         devices = tuple(profile.name for profile in self.profiles)
-        quantization = _quantization(recipe, graph.store)
+        shapes = {name: matrix.shape for name, matrix in graph.store.matrices.items()}
+        quantization = _quantization(recipe, graph.store.forms, shapes)
         return describe(
             student=self.student,
             name=self.name,
@@ -151,14 +171,14 @@ class OptimumJob:
 
 
 def open_optimum_job(
-    source: Path, options: ExportOptions, profiles: tuple[DeviceProfile, ...], name: str, progress: Progress
+    student: Student,
+    options: ExportOptions,
+    profiles: tuple[DeviceProfile, ...],
+    name: str,
+    progress: Progress,
 ) -> OptimumJob:
-    """Read and check everything but the weights. Raises CheckpointError, MissingExtra, UsageError."""
-    if not source.is_dir():
-        raise UsageError(f"{source}: --via optimum takes a Hugging Face folder")
+    """Check everything but the weights. Raises UsageError."""
     _refuse_options(options)
-    student = open_student(source)
-    require_extra(f"exporting {student.family} via optimum")
     student = with_adapters(student, options.adapters)
     return OptimumJob(student, options, profiles, name, progress, _context(options.max_context, student))
 
@@ -196,10 +216,12 @@ def form_of(recipe: Recipe, name: str) -> Form:
     return (recipe.wide or recipe.forms)["head"]
 
 
-def _quantization(recipe: Recipe, store: Store) -> Quantization:
-    """What `Recipe.quantization` tells of the direct road's matrices."""
-    weights = sum(matrix.size for matrix in store.matrices.values())
-    stored = sum(store.forms[name].bytes(matrix.shape) for name, matrix in store.matrices.items())
+def _quantization(
+    recipe: Recipe, forms: Mapping[str, Form], shapes: Mapping[str, tuple[int, int]]
+) -> Quantization:
+    """What `Recipe.quantization` tells of the direct road's matrices; `shapes` are (rows, columns)."""
+    weights = sum(math.prod(shape) for shape in shapes.values())
+    stored = sum(forms[name].bytes(shape) for name, shape in shapes.items())
     usual = recipe.forms["down"]
     blocks = {"down": usual, "head": recipe.forms["head"]}
     sizes = {kind: form.block_size for kind, form in blocks.items() if isinstance(form, Blocks)}
@@ -208,6 +230,6 @@ def _quantization(recipe: Recipe, store: Store) -> Quantization:
         bits=usual.bits,
         block_size=sizes,
         accuracy_level=usual.accuracy_level if isinstance(usual, Blocks) else 0,
-        exceptions={name: form.bits for name, form in store.forms.items() if form.bits != usual.bits},
+        exceptions={name: form.bits for name, form in forms.items() if form.bits != usual.bits},
         bits_per_weight=round(stored * 8 / weights, 3) if weights else 0.0,
     )
