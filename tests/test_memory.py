@@ -13,6 +13,7 @@ from click.testing import CliRunner
 import edgert
 from edgert import devices
 from edgert.bundle import open_bundle
+from edgert.bundle.graph_io import CACHES
 from edgert.cli import main
 from edgert.engine import memory
 from edgert.engine.prepared import Prepared
@@ -91,6 +92,16 @@ def test_a_further_conversation_costs_its_keys_and_values_and_nothing_else():
     assert two.longest_context(one.total, 4096) == 500
     assert one.further_conversations(one.needed + 3 * one.kv + 1) == 3
     assert one.further_conversations(one.needed - 1) == 0
+
+
+def test_a_cache_that_grows_is_copied(bundles):
+    """Measured at 1,024 and 2,048 tokens: predicted without copies, it was a quarter and two fifths less."""
+    manifest, profile = open_bundle(bundles()).manifest, devices.load("laptop-cpu")
+    facts = next(iter(manifest.graphs.values()))
+    shared, growing = (
+        memory.plan(manifest, dataclasses.replace(facts, cache=cache), profile, 100) for cache in CACHES
+    )
+    assert growing.kv == memory.GROWING_COPIES * shared.kv and growing.weights == shared.weights
 
 
 def test_as_many_conversations_as_memory_has_room_for(bundles, monkeypatch):
