@@ -43,8 +43,12 @@ class Row:
 
 @dataclass(frozen=True)
 class Results:
-    """All rows, the perplexity of every engine's fp32, and where they were measured."""
+    """All rows, the perplexity of every engine's fp32, and where they were measured.
 
+    `checkpoint`: the share of its weights in each type, if it is a GGUF file.
+    """
+
+    checkpoint: dict[str, float]
     windows: int
     first: int
     last: int
@@ -67,9 +71,9 @@ class Bench:
         self.bos, self.tokens = self._tokens(text)
 
     def results(self, kinds: Sequence[str], bundles: Sequence[str], optimum: bool) -> Results:
-        """Everything measured. Stops if the references don't agree."""
+        """Everything measured: `bundles`, or else int8. Stops if the references don't agree."""
         folder = self._folder() if optimum else None  # first: it may refuse
-        rows = [_noted(self._edgert(bundle)) for bundle in (self._export("int8"), *bundles)]
+        rows = [_noted(self._edgert(bundle)) for bundle in bundles or (self._export("int8"),)]
         found = {"llama.cpp": self.base.perplexity, "edgert": rows[0].fidelity.reference_perplexity}
         _check(found)
         rows += [_noted(self._llama_cpp(kind)) for kind in kinds]
@@ -78,7 +82,8 @@ class Bench:
             rows += more
             _check(found)
         last = perplexity.SKIP + perplexity.SCORED - 1
-        return Results(len(self.tokens), perplexity.SKIP, last, self.bos, found, rows)
+        stored = {} if self.source.is_dir() else _shares(gguf.GGUFReader(self.source).tensors)
+        return Results(stored, len(self.tokens), perplexity.SKIP, last, self.bos, found, rows)
 
     def _f32(self, text: str) -> Path:
         target = self.folder / "F32.gguf"
@@ -89,7 +94,8 @@ class Bench:
         return target
 
     def _export(self, quant: Quant) -> str:
-        return str(export(self.source, self.folder / quant, ExportOptions(quant=quant)).folder)
+        options = ExportOptions(quant=quant, verify=False)  # it is measured here
+        return str(export(self.source, self.folder / quant, options).folder)
 
     def _tokens(self, text: str) -> tuple[bool, list[list[int]]]:
         """Whether windows begin with BOS, and the windows as llama.cpp feeds them.
@@ -109,14 +115,10 @@ class Bench:
         pairs = FALLBACK.findall(peers.quantize(self.f32, path, kind))
         fallbacks = Counter(f"{wanted} → {got}" for wanted, got in pairs)
         tensors = gguf.GGUFReader(path).tensors
-        weights = sum(int(tensor.n_elements) for tensor in tensors)
-        stored: Counter[str] = Counter()
-        for tensor in tensors:
-            stored[tensor.tensor_type.name] += int(tensor.n_elements) / weights
-        bits = 8 * sum(int(tensor.n_bytes) for tensor in tensors) / weights
+        bits = 8 * sum(int(tensor.n_bytes) for tensor in tensors) / _weights(tensors)
         found = perplexity.divergence(path, self.base)
         path.unlink()
-        return Row("llama.cpp", kind, bits, found, dict(stored.most_common()), dict(fallbacks))
+        return Row("llama.cpp", kind, bits, found, _shares(tensors), dict(fallbacks))
 
     def _edgert(self, name: str) -> Row:
         model = edgert.load(name)
@@ -146,6 +148,18 @@ class Bench:
 
     def _bits(self, graph: Path) -> float:
         return 8 * sum(_sizes(graph)) / self.checkpoint.spec.parameters
+
+
+def _shares(tensors: Sequence[gguf.ReaderTensor]) -> dict[str, float]:
+    """The share of the weights in each type, the largest first."""
+    stored: Counter[str] = Counter()
+    for tensor in tensors:
+        stored[tensor.tensor_type.name] += int(tensor.n_elements) / _weights(tensors)
+    return dict(stored.most_common())
+
+
+def _weights(tensors: Sequence[gguf.ReaderTensor]) -> int:
+    return sum(int(tensor.n_elements) for tensor in tensors)
 
 
 def _noted(row: Row) -> Row:

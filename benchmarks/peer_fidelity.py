@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -29,7 +29,9 @@ KINDS = ("Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q4_1", "Q4_0")  # llama.cpp's reci
 @click.command()
 @click.option("--checkpoint", type=click.Path(exists=True, path_type=Path), help="Not the default student.")
 @click.option("--kind", "kinds", multiple=True, default=KINDS, show_default=True, help="llama.cpp's recipe.")
-@click.option("--bundle", "bundles", multiple=True, help="An edgert bundle of it, beside the default one.")
+@click.option(
+    "--bundle", "bundles", multiple=True, help="An edgert bundle of it; int8 is exported unless told."
+)
 @click.option("--optimum", is_flag=True, help="Optimum too: installs PyTorch in a place of its own.")
 @click.option("--text", type=click.File(encoding="utf-8"), help="Another text than Python's manual.")
 @click.option("--windows", default=-1, help="How many windows of the text; all, unless told.")
@@ -73,13 +75,19 @@ def table(results: Results) -> str:
         f"{bos} first. Perplexity in fp32: {perplexities}.",
         "",
     ]
+    if results.checkpoint:
+        again = "what a type stored is stored by it again almost exactly"
+        lines.append(f"- the checkpoint: {_shares(results.checkpoint)}; {again}")
     return "\n".join([*lines, *(_stored(row) for row in results.rows if row.stored)])
 
 
+def _shares(stored: Mapping[str, float]) -> str:
+    return ", ".join(f"{kind} {100 * share:.0f} %" for kind, share in stored.items())
+
+
 def _stored(row: Row) -> str:
-    shares = ", ".join(f"{kind} {100 * share:.0f} %" for kind, share in row.stored.items())
     fallbacks = ", ".join(f"{count} × {pair}" for pair, count in row.fallbacks.items())
-    return f"- {row.recipe}: {shares}{'; fell back: ' + fallbacks if fallbacks else ''}"
+    return f"- {row.recipe}: {_shares(row.stored)}{'; fell back: ' + fallbacks if fallbacks else ''}"
 
 
 if __name__ == "__main__":
