@@ -3,6 +3,8 @@
 import llama_folder
 import llama_gguf
 import numpy as np
+import peer_bench
+import peer_fidelity
 import pytest
 import tiny
 
@@ -38,3 +40,10 @@ def test_a_folder_is_the_gguf_it_was_made_from(checkpoints, tmp_path):
 def test_what_gguf_cannot_say_is_refused(checkpoints, tmp_path):
     with pytest.raises(SystemExit, match="qwen3"):
         llama_gguf.write(open_checkpoint(checkpoints("qwen3")), tmp_path / "model.gguf", tiny.TEXT[0])
+
+
+def test_the_comparison_tells_what_the_checkpoint_was_stored_in():
+    """Types that the checkpoint had already lose next to nothing when they are measured."""
+    stored, references = {"Q8_0": 0.75, "F32": 0.25}, {"llama.cpp": 14.1, "edgert": 14.1}
+    results = peer_bench.Results(stored, 4, 256, 510, True, references, [])
+    assert "- the checkpoint: Q8_0 75 %, F32 25 %; " in peer_fidelity.table(results)
