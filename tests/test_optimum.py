@@ -10,10 +10,11 @@ import tiny
 from click.testing import CliRunner
 from safetensors.numpy import save_file
 
-from edgert import CheckpointError, MissingExtra, UsageError
+from edgert import CheckpointError, EdgertWarning, MissingExtra, UsageError
 from edgert.cli import main
 from edgert.export import ExportOptions, export, optimum_road
 from edgert.export.forms import Blocks, Float32
+from edgert.export.optimum_road import tracing
 from edgert.export.optimum_road.interface import head_of, settle
 from edgert.export.optimum_road.lookups import look_up
 from edgert.export.optimum_road.products import store_products
@@ -241,3 +242,12 @@ def test_direct_can_be_forced(tmp_path):
 def test_what_this_road_can_not_do_is_refused(tmp_path, options, said):
     with pytest.raises(UsageError, match=said):
         export(folder(tmp_path, **GPT2), tmp_path / "b", ExportOptions(via="optimum", **options))
+
+
+@pytest.mark.parametrize(
+    ("weights", "said"),
+    [(164_000_000, "3.3 GB of memory and 28 seconds"), (563_000_000, "5.2 GB of memory and 50 seconds")],
+)
+def test_the_cost_of_tracing_is_told_as_it_was_measured(weights, said):
+    with pytest.warns(EdgertWarning, match=said):
+        tracing.warn_of_cost(weights)

@@ -18,9 +18,10 @@ from edgert.export.checkpoint.json_file import read_json
 TASK = "text-generation-with-past"
 TRACED = "model.onnx"
 
-# Rules of thumb, not measured: the fp32 weights two and a half times; starting torch, then reading them.
-MEMORY_PER_WEIGHT = 10  # bytes
-START_SECONDS, SECONDS_PER_WEIGHT = 15, 1e-7
+# Measured by benchmarks/tracing.py: what is imported; then the fp32 weights, four times where the graph fits
+# into one protobuf, else twice. Seconds of one processor.
+IMPORTED, PROTOBUF = 700_000_000, 2 << 30  # bytes
+START_SECONDS, SECONDS_PER_WEIGHT = 19, 5.5e-8
 
 
 def trace(source: Path, target: Path) -> Path:
@@ -44,13 +45,18 @@ def trace(source: Path, target: Path) -> Path:
 
 def warn_of_cost(weights: int) -> None:
     """Tell what tracing so many weights takes, before it begins."""
-    gigabytes, minutes = weights * MEMORY_PER_WEIGHT / 1e9, _seconds(weights) / 60
+    gigabytes, minutes = _memory(weights) / 1e9, _seconds(weights) / 60
     took = f"{minutes:.0f} minutes" if minutes >= 2 else f"{_seconds(weights):.0f} seconds"
     warnings.warn(
-        f"via optimum: tracing takes about {max(1, gigabytes):.0f} GB of memory and {took}",
+        f"via optimum: tracing takes about {gigabytes:.1f} GB of memory and {took}",
         EdgertWarning,
         stacklevel=2,
     )
+
+
+def _memory(weights: int) -> int:
+    size = 4 * weights
+    return IMPORTED + size * (4 if size < PROTOBUF else 2)
 
 
 def _seconds(weights: int) -> float:
