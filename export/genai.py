@@ -4,20 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from edgert.bundle import GENAI_GRAPH, GenerationDefaults, graph_io
-
-from .checkpoint.spec import ModelSpec
+from edgert.bundle import GENAI_GRAPH, GenerationDefaults, ModelFacts, graph_io
 
 
-def genai_config(spec: ModelSpec, generation: GenerationDefaults, context: int) -> dict[str, Any]:
-    """The configuration as the model builder of onnxruntime-genai 0.18 writes it."""
+def genai_config(facts: ModelFacts, generation: GenerationDefaults, kind: str) -> dict[str, Any]:
+    """The configuration as the model builder of onnxruntime-genai 0.18 writes it; `kind`: a type it knows."""
     eos = list(generation.eos_token_ids)
     pad = eos[0] if eos else 0
     decoder = {
         "session_options": {"log_id": "onnxruntime-genai", "provider_options": []},
         "filename": GENAI_GRAPH,
-        "head_size": spec.head_dim,
-        "hidden_size": spec.hidden_size,
+        "head_size": facts.head_dim,
+        "hidden_size": facts.hidden_size,
         "inputs": {
             "input_ids": graph_io.INPUT_IDS,
             "attention_mask": graph_io.ATTENTION_MASK,
@@ -29,20 +27,20 @@ def genai_config(spec: ModelSpec, generation: GenerationDefaults, context: int) 
             "present_key_names": graph_io.present("%d", "key"),
             "present_value_names": graph_io.present("%d", "value"),
         },
-        "num_attention_heads": spec.num_heads,
-        "num_hidden_layers": spec.num_layers,
-        "num_key_value_heads": spec.num_kv_heads,
+        "num_attention_heads": facts.num_heads,
+        "num_hidden_layers": facts.num_layers,
+        "num_key_value_heads": facts.num_kv_heads,
     }
     model = {
         "bos_token_id": pad if generation.bos_token_id is None else generation.bos_token_id,
-        "context_length": context,
+        "context_length": facts.context,
         "decoder": decoder,
         "eos_token_id": eos,
         "pad_token_id": pad,
-        "type": spec.family,
-        "vocab_size": spec.vocab_size,
+        "type": kind,
+        "vocab_size": facts.vocab_size,
     }
-    return {"model": model, "search": _search(generation, context)}
+    return {"model": model, "search": _search(generation, facts.context)}
 
 
 def _search(generation: GenerationDefaults, context: int) -> dict[str, Any]:

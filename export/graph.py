@@ -166,15 +166,21 @@ def _positions(b: Builder, inputs: Mapping[str, ir.Value], max_context: int, fee
     tables = _rope_tables(b, ropes, max_context)
     if feeds == "edgert":
         return Positions(inputs[graph_io.SEQLENS_K], inputs[graph_io.TOTAL_SEQUENCE_LENGTH], tables)
-    mask = inputs[graph_io.ATTENTION_MASK]
-    last_axis, one = b.constant("axis", np.array([1], np.int64)), b.constant("one", np.array(1, np.int64))
-    length = b.op("ReduceSum", [mask, last_axis], "mask/length", keepdims=0)
-    last = b.op("Sub", [length, one], "mask/last")
-    seqlens_k = b.op("Cast", [last], "mask/seqlens_k", to=ir.DataType.INT32)
-    shape = b.op("Shape", [mask], "mask/shape", start=1, end=2)
-    squeezed = b.op("Squeeze", [shape], "mask/total64")
-    total = b.op("Cast", [squeezed], "mask/total", to=ir.DataType.INT32)
-    return Positions(seqlens_k, total, tables)
+    return Positions(*lengths_of(b.tape, inputs[graph_io.ATTENTION_MASK]), tables)
+
+
+def lengths_of(tape: ir.tape.Tape, mask: ir.Value) -> tuple[ir.Value, ir.Value]:
+    """Last index and length of the sequence, from onnxruntime-genai's mask of ones, (batch, total)."""
+    last_axis, one = (
+        tape.initializer(ir.tensor(np.array(number, np.int64), name=name))
+        for name, number in (("axis", [1]), ("one", 1))
+    )
+    int32 = {"to": ir.DataType.INT32}
+    length = tape.op("ReduceSum", [mask, last_axis], {"keepdims": 0}, name="mask/length")
+    last = tape.op("Cast", [tape.op("Sub", [length, one], name="mask/last")], int32, name="mask/seqlens_k")
+    shape = tape.op("Shape", [mask], {"start": 1, "end": 2}, name="mask/shape")
+    total = tape.op("Cast", [tape.op("Squeeze", [shape], name="mask/total64")], int32, name="mask/total")
+    return last, total
 
 
 def _rope_tables(

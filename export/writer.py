@@ -23,6 +23,7 @@ from edgert.bundle import (
     TOKENIZER_CONFIG,
     AdapterFacts,
     FileFacts,
+    GenerationDefaults,
     GraphFacts,
     Manifest,
     ModelFacts,
@@ -34,6 +35,7 @@ from edgert.bundle.manifest import parse_manifest
 
 from .calibration import Calibration
 from .checkpoint import Checkpoint, TokenizerFiles, Tokens
+from .checkpoint.spec import ModelSpec
 from .datafile import DataFile, Extent, write_matrix
 from .genai import genai_config
 from .graph import build
@@ -111,7 +113,10 @@ def write_bundle(checkpoint: Checkpoint, aside: Path, plan: Plan, progress: Prog
             _save(model, aside / filename, layout, group.recipe)
         model = build(checkpoint.spec, checkpoint.vector, plan.context, "genai", adapted=plan.adapted(named))
         _save(model, aside / GENAI_GRAPH, layout, plan.device_groups[0].recipe)
-    write_texts(checkpoint, aside, plan.context)
+    write_tokenizer(checkpoint.tokenizer, aside)
+    write_genai(
+        facts_of_model(checkpoint.spec, plan.context), checkpoint.generation, checkpoint.spec.family, aside
+    )
     for adapter in plan.adapters:
         adapter.write(aside / adapter.file, named)
     files = {DATA: data.facts} | facts_of(aside)
@@ -213,10 +218,9 @@ def set_external(value: ir.Value, extent: Extent) -> None:
     )
 
 
-def write_texts(checkpoint: Checkpoint, aside: Path, context: int) -> None:
-    write_tokenizer(checkpoint.tokenizer, aside)
-    config = genai_config(checkpoint.spec, checkpoint.generation, context)
-    write_text(aside / GENAI_CONFIG, json.dumps(config, indent=2) + "\n")
+def write_genai(facts: ModelFacts, generation: GenerationDefaults, kind: str, aside: Path) -> None:
+    """What onnxruntime-genai reads of a bundle."""
+    write_text(aside / GENAI_CONFIG, json.dumps(genai_config(facts, generation, kind), indent=2) + "\n")
 
 
 def write_tokenizer(files: TokenizerFiles, aside: Path) -> None:
@@ -246,14 +250,9 @@ def preview(checkpoint: Checkpoint, plan: Plan) -> Manifest:
     return _manifest(checkpoint, plan, {}, plan.recipe.quantization(matrices(checkpoint)))
 
 
-def _manifest(
-    checkpoint: Checkpoint, plan: Plan, files: Mapping[str, FileFacts], quantization: Quantization
-) -> Manifest:
-    spec = checkpoint.spec
-    graphs = {
-        name: GraphFacts(group.recipe.label, group.devices, kv) for name, (group, kv) in plan.graphs().items()
-    }
-    facts = ModelFacts(
+def facts_of_model(spec: ModelSpec, context: int) -> ModelFacts:
+    """The model as a manifest describes it, for sequences of up to `context` tokens."""
+    return ModelFacts(
         family=spec.family,
         parameters=spec.parameters,
         num_layers=spec.num_layers,
@@ -263,12 +262,20 @@ def _manifest(
         num_kv_heads=spec.num_kv_heads,
         head_dim=spec.head_dim,
         vocab_size=spec.vocab_size,
-        context=plan.context,
+        context=context,
         tied_embeddings=spec.tied_embeddings,
     )
+
+
+def _manifest(
+    checkpoint: Checkpoint, plan: Plan, files: Mapping[str, FileFacts], quantization: Quantization
+) -> Manifest:
+    graphs = {
+        name: GraphFacts(group.recipe.label, group.devices, kv) for name, (group, kv) in plan.graphs().items()
+    }
     return Manifest(
         name=plan.name,
-        model=facts,
+        model=facts_of_model(checkpoint.spec, plan.context),
         quantization=quantization,
         devices=tuple(device for group in plan.device_groups for device in group.devices),
         generation=checkpoint.generation,

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiny
+from test_genai import genai_greedy
 
 import edgert
 from edgert import devices
@@ -124,6 +125,8 @@ def test_architecture(name, tmp_path, monkeypatch):
     streams = [model.stream(prompt, max_tokens=6) for prompt in PROMPTS]
     together = [stream.reply.token_ids for stream in streams]
     assert together == [model.generate(prompt, max_tokens=6).token_ids for prompt in PROMPTS]
+    ids = model.tokenizer.encode("the quick brown fox")
+    assert genai_greedy(bundle.folder, ids, 6) == list(model.generate(ids, max_tokens=6).token_ids)
     reports = read_reports(bundle)
     size = f"{away:.0e} | {fidelity.mean_kl:.5f} | {fidelity.top1:.1%}"
     ROWS[name] = f"| {name} | {size} | {attention(reports)} | {left(reports)} |"

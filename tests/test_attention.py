@@ -10,6 +10,7 @@ from edgert.export.optimum_road.attention.fuse import share_cache
 from edgert.export.optimum_road.attention.probe import Probe
 from edgert.export.optimum_road.attention.rotary import Table, fit_rotated, fit_table, readings, rotate
 from edgert.export.optimum_road.attention.scores import fit_window
+from edgert.export.optimum_road.genai import for_genai
 from edgert.export.optimum_road.interface import settle
 
 VOCAB, HEADS, KV_HEADS, SIZE, CONTEXT = 40, 4, 2, 16, 64
@@ -148,6 +149,13 @@ def test_attention_becomes_one_node(changed, said, tmp_path):
     inputs = [value.name for value in model.graph.inputs]
     assert "attention_mask" not in inputs and inputs[-2:] == ["seqlens_k", "total_sequence_length"]
     assert not list(tmp_path.iterdir())
+
+
+def test_onnxruntime_genai_feeds_a_mask(tmp_path):
+    model, _ = fuse(variant(rotary=True), tmp_path)
+    inputs = [value.name for value in for_genai(model).graph.inputs]
+    assert inputs == ["input_ids", "past_key_values.0.key", "past_key_values.0.value", "attention_mask"]
+    assert "seqlens_k" in [value.name for value in model.graph.inputs]
 
 
 class Bidirectional(Traced):

@@ -13,8 +13,20 @@ import onnx_ir as ir
 from onnx_ir.passes import Sequential
 from onnx_ir.passes import common as clean
 
-from edgert.bundle import DATA, GOLDEN, GRAPH, Bundle, FileFacts, Manifest, Quantization
+from edgert import __version__
+from edgert.bundle import (
+    DATA,
+    GOLDEN,
+    GRAPH,
+    Bundle,
+    FileFacts,
+    GraphFacts,
+    Manifest,
+    ModelFacts,
+    Quantization,
+)
 from edgert.bundle.graph_io import FP32, GROWING, SHARED
+from edgert.bundle.manifest import GROWING_CACHE
 from edgert.devices import DeviceProfile
 from edgert.engine import golden
 from edgert.errors import EdgertWarning, FidelityError, UsageError
@@ -23,11 +35,12 @@ from edgert.export.forms import Blocks, Form
 from edgert.export.matrix import EMBEDDING
 from edgert.export.recipe import Recipe, fp32, int4, int8, shared
 from edgert.export.sample import Sample, read_sample
-from edgert.export.writer import facts_of, write_manifest, write_text, write_tokenizer
+from edgert.export.writer import facts_of, write_genai, write_manifest, write_text, write_tokenizer
 
 from . import require_extra
 from .attention.fuse import share_cache
 from .attention.probe import Probe
+from .genai import KIND as GENAI_KIND
 from .interface import settle
 from .lookups import look_up
 from .merging import with_adapters, write_merged
@@ -38,7 +51,7 @@ from .report import PASSES, to_json
 from .store import Store
 from .student import Student, count_weights
 from .tracing import trace, warn_of_cost
-from .writing import Graph, describe, write_graph
+from .writing import Graph, model_facts, write_graph
 
 BLOCK_SIZE = 32  # nothing else makes up for large blocks here: no rotation, no calibration
 
@@ -68,9 +81,8 @@ class OptimumJob:
             self.progress("Tracing", 1, 1)
             graph = self._lowered(traced, recipe)
             data = write_graph(graph, aside, lambda *done: self.progress("Exporting", *done))
-            write_tokenizer(self.student.tokenizer, aside)
-            write_text(aside / PASSES, to_json(graph.reports))
-            manifest = self._manifest(graph, recipe, {DATA: data} | facts_of(aside))
+            facts = self._write_texts(graph, aside)
+            manifest = self._manifest(facts, graph, recipe, {DATA: data} | facts_of(aside))
             if sample is not None:
                 manifest = self._measured(traced, graph, manifest, sample, aside)
         self._check(manifest)
@@ -127,19 +139,30 @@ class OptimumJob:
         clean.RemoveUnusedNodesPass()(model)
         return Graph(model, cache, SHARED if shared else GROWING, store, reports)
 
-    def _manifest(self, graph: Graph, recipe: Recipe, files: dict[str, FileFacts]) -> Manifest:
+    def _write_texts(self, graph: Graph, aside: Path) -> ModelFacts:
+        facts = model_facts(self.student, graph, self.context)
+        write_tokenizer(self.student.tokenizer, aside)
+        write_text(aside / PASSES, to_json(graph.reports))
+        if graph.kind == SHARED:
+            write_genai(facts, self.student.generation, GENAI_KIND, aside)
+        return facts
+
+    def _manifest(
+        self, facts: ModelFacts, graph: Graph, recipe: Recipe, files: dict[str, FileFacts]
+    ) -> Manifest:
         devices = tuple(profile.name for profile in self.profiles)
         shapes = {name: matrix.shape for name, matrix in graph.store.matrices.items()}
-        quantization = _quantization(recipe, graph.store.forms, shapes)
-        return describe(
-            student=self.student,
+        return Manifest(
+            requires=(GROWING_CACHE,) if graph.kind == GROWING else (),
             name=self.name,
-            context=self.context,
-            graph=graph,
-            form=recipe.label,
-            quantization=quantization,
+            model=facts,
+            quantization=_quantization(recipe, graph.store.forms, shapes),
             devices=devices,
+            generation=self.student.generation,
+            origin=self.student.origin,
+            edgert=__version__,
             files=files,
+            graphs={GRAPH: GraphFacts(recipe.label, devices, FP32.name, cache=graph.kind)},
         )
 
     def _measured(

@@ -1,24 +1,22 @@
-"""Writing: a traced graph with its matrices stored, as the files of a bundle, and what its manifest says."""
+"""Writing: a traced graph with its matrices stored, as files of a bundle, and the facts of the model."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
 import onnx_ir as ir
 
-from edgert import __version__
-from edgert.bundle import DATA, GRAPH, FileFacts, GraphFacts, Manifest, ModelFacts, Quantization
-from edgert.bundle.graph_io import FP32, GROWING
-from edgert.bundle.manifest import GROWING_CACHE
+from edgert.bundle import DATA, GENAI_GRAPH, GRAPH, FileFacts, ModelFacts
+from edgert.bundle.graph_io import SHARED
 from edgert.export.datafile import DataFile, Extent, write_matrix
 from edgert.export.layer import MICROSOFT
 from edgert.export.matrix import EMBEDDING
 from edgert.export.writer import INLINE_BYTES, Progress, set_external
 
+from .genai import for_genai
 from .interface import Cache
 from .products import HEAD
 from .report import Report
@@ -73,9 +71,15 @@ def write_graph(graph: Graph, aside: Path, progress: Progress) -> FileFacts:
         set_external(place.value, extents[place.matrix, place.piece])
         graph.model.graph.register_initializer(place.value)
     graph.model.opset_imports[MICROSOFT] = 1
-    ir.save(graph.model, aside / GRAPH)
-    onnx.checker.check_model(str(aside / GRAPH))
+    _save(graph.model, aside / GRAPH)
+    if graph.kind == SHARED:
+        _save(for_genai(graph.model), aside / GENAI_GRAPH)
     return data.facts
+
+
+def _save(model: ir.Model, path: Path) -> None:
+    ir.save(model, path)
+    onnx.checker.check_model(str(path))
 
 
 def _take_over_constants(model: ir.Model, data: DataFile) -> None:
@@ -91,20 +95,10 @@ def _take_over_constants(model: ir.Model, data: DataFile) -> None:
         set_external(value, data.append([tensor.numpy()]))
 
 
-def describe(
-    *,
-    student: Student,
-    name: str,
-    context: int,
-    graph: Graph,
-    form: str,
-    quantization: Quantization,
-    devices: tuple[str, ...],
-    files: Mapping[str, FileFacts],
-) -> Manifest:
-    """The manifest of a bundle with this one graph."""
+def model_facts(student: Student, graph: Graph, context: int) -> ModelFacts:
+    """The model as the manifest describes it, for sequences of up to `context` tokens."""
     cache, store = graph.cache, graph.store
-    facts = ModelFacts(
+    return ModelFacts(
         family=student.family,
         parameters=graph.parameters,
         num_layers=cache.num_layers,
@@ -116,16 +110,4 @@ def describe(
         vocab_size=store.matrices[HEAD].shape[0] if HEAD in store.matrices else student.vocab_size,
         context=context,
         tied_embeddings=str(EMBEDDING) in store.matrices and HEAD not in store.matrices,
-    )
-    return Manifest(
-        requires=(GROWING_CACHE,) if graph.kind == GROWING else (),
-        name=name,
-        model=facts,
-        quantization=quantization,
-        devices=devices,
-        generation=student.generation,
-        origin=student.origin,
-        edgert=__version__,
-        files=files,
-        graphs={GRAPH: GraphFacts(form, devices, FP32.name, cache=graph.kind)},
     )
