@@ -4,6 +4,7 @@ import importlib
 import itertools
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -184,3 +185,6 @@ def test_the_command(teacher, tmp_path):
     assert open_checkpoint(folder).spec.num_layers == 4
     done = subprocess.run(command, capture_output=True, timeout=SOON_S, check=False)
     assert done.returncode == 2 and b"exists already" in done.stderr
+    shutil.rmtree(folder)
+    done = subprocess.run([*command, "--layers", "3"], capture_output=True, timeout=SOON_S, check=False)
+    assert done.returncode == 1 and b"holds a run of 4 layers" in done.stderr

@@ -5,6 +5,7 @@ python examples/distill/distill.py TEACHER FOLDER [--layers 20] [--minutes 40]  
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,12 +13,13 @@ import click
 import numpy as np
 import torch
 from llama import Llama, read, write
-from text import AT_ONCE, SelfTalk, Text, held_back, prose
+from text import AT_ONCE, CONTEXT, SelfTalk, Text, held_back, prose
 from train import Distillation, Gap, Progress, Recipe, gap, resume, vital_layers
 
 import edgert
 from edgert.export import ExportOptions, export
 from edgert.export.checkpoint.source import open_checkpoint
+from edgert.saving import save_text
 
 TALK_SHARE = 0.2  # of the minutes; then the layers are chosen, and what is left is for training
 SAVE_EVERY_S = 120
@@ -46,6 +48,10 @@ class Work:
     folder: Path
 
     @property
+    def asked(self) -> Path:
+        return self.folder / "asked.json"
+
+    @property
     def bundle(self) -> Path:
         return self.folder / "teacher"
 
@@ -58,12 +64,25 @@ class Work:
         return self.folder / "training.pt"
 
 
+def claim(task: Task, work: Work) -> None:
+    """Make the folder. Raises UsageError if it holds what was begun for another teacher or size."""
+    asked = {"teacher": str(task.teacher.resolve()), "layers": task.layers}
+    if work.asked.exists() and (begun := json.loads(work.asked.read_text("utf-8"))) != asked:
+        raise edgert.UsageError(
+            f"{work.folder} holds a run of {begun['layers']} layers from {begun['teacher']}: "
+            "go on with these, or delete it"
+        )
+    work.folder.mkdir(parents=True, exist_ok=True)
+    save_text(work.asked, json.dumps(asked))
+
+
 def converse(teacher: Path, work: Work, seconds: float) -> tuple[Text, Text]:
     """What the teacher says to itself in so many seconds, and prose, in its tokens."""
     if not work.bundle.exists():
         click.echo("exporting the teacher to int8, in which it talks faster")
         export(teacher, work.bundle, ExportOptions(calibrate=False, verify=False))
-    with edgert.load(work.bundle, conversations=AT_ONCE) as model:
+    context = min(CONTEXT, edgert.open_bundle(work.bundle).manifest.model.context)
+    with edgert.load(work.bundle, context=context, conversations=AT_ONCE) as model:
         talk = SelfTalk(model, work.talk)
         if talk.seconds < seconds:
             with click.progressbar(length=int(seconds), label="the teacher talks to itself") as bar:
@@ -77,7 +96,8 @@ def converse(teacher: Path, work: Work, seconds: float) -> tuple[Text, Text]:
 
 def begin(teacher: Llama, texts: tuple[Text, Text], task: Task) -> Distillation:
     """A student of those of the teacher's layers that matter most, measured before it is trained."""
-    ids = torch.from_numpy(np.stack([text.train[:SCORED] for text in texts]))
+    size = min(SCORED, *(len(text.train) for text in texts))
+    ids = torch.from_numpy(np.stack([text.train[:size] for text in texts]))
     kept = vital_layers(teacher, ids, task.layers)
     run = Distillation(teacher, kept, task.recipe)
     run.progress.before = measure(run, texts)
@@ -121,7 +141,7 @@ def report(run: Distillation, after: dict[str, Gap]) -> None:
         then = progress.before[name]
         click.echo(
             f"{name}, held out: KL from the teacher {then.kl:.3f} -> {now.kl:.3f} nats per token, "
-            f"the same favourite {then.top1:.0%} -> {now.top1:.0%}"
+            f"top-1 agreement {then.top1:.0%} -> {now.top1:.0%}"
         )
 
 
@@ -131,7 +151,7 @@ def distill(task: Task) -> None:
     teacher, work = read(checkpoint), Work(task.folder.with_name(task.folder.name + ".work"))
     if not 1 <= task.layers <= teacher.spec.num_layers:
         raise edgert.UsageError(f"--layers {task.layers}: the teacher has {teacher.spec.num_layers}")
-    work.folder.mkdir(parents=True, exist_ok=True)
+    claim(task, work)
     texts = converse(task.teacher, work, task.seconds * TALK_SHARE)
     if work.training.exists():
         run = resume(teacher, work.training, task.recipe)

@@ -22,6 +22,7 @@ Tokens = npt.NDArray[np.int64]
 
 HELD_OUT = ("types", "execmodel", "exceptions")  # topics of `help()` that nothing is trained on
 QUESTION_TOKENS, ANSWER_TOKENS = 80, 160
+CONTEXT = 512  # tokens of a conversation, the system prompt included
 AT_ONCE = 16  # conversations that advance together
 
 
