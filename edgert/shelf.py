@@ -99,9 +99,9 @@ def _folders(shelf: Path) -> Iterator[tuple[str, Path]]:
         if not folder.is_dir():
             continue
         if not folder.name.startswith("."):
-            yield folder.name, folder
+            yield home.kept_name(folder.name), folder
         elif folder.name.endswith(PARTIAL):
-            yield folder.name.removeprefix(".").removesuffix(PARTIAL), folder
+            yield home.kept_name(folder.name.removeprefix(".").removesuffix(PARTIAL)), folder
 
 
 def _sizes(folder: Path) -> Iterator[int]:

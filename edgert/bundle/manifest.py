@@ -125,15 +125,20 @@ class GenerationDefaults:
 
 @dataclass(frozen=True)
 class Origin:
-    """Where the weights come from and under which licence; `adapters`: merged into them, in this order."""
+    """Where the weights come from and under which licence; `adapters`: merged into them, in this order.
+
+    `revision`: the commit, if `source` is a repository of the hub.
+    """
 
     source: str
     license: str | None = None
     adapters: tuple[str, ...] = ()
+    revision: str | None = None
 
     def __str__(self) -> str:
+        commit = f" at {self.revision[:12]}" if self.revision else ""
         merged = "".join(f" + {name}" for name in self.adapters)
-        return f"{self.source}{merged}, licence {self.license or 'not stated'}"
+        return f"{self.source}{commit}{merged}, licence {self.license or 'not stated'}"
 
 
 @dataclass(frozen=True)

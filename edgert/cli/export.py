@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from edgert import home
 from edgert.cli import completing, console
 from edgert.cli.options import Adapters, by_name, quant_options
 
@@ -69,8 +70,9 @@ def export(checkpoint: Path, bundle: Path, as_json: bool, **options: Any) -> Non
     edgert export ./my-student ./my-bundle --adapter ./my-lora
     edgert export ./my-student ./small --quant mixed --target-size 1.2GB --kv int8
 
-    CHECKPOINT is a model as it was trained: a folder as Hugging Face writes it, or a GGUF file. BUNDLE is the
-    folder that will hold it in the form that edgert runs, usually with its weights in 8 bits.
+    CHECKPOINT is a model as it was trained: a folder as Hugging Face writes it, a GGUF file, or a repository
+    of the hub as org/name or org/name@revision, which is downloaded first. BUNDLE is the folder that will
+    hold it in the form that edgert runs, usually with its weights in 8 bits.
 
     At the end the bundle's predictions are compared with the original's. The figures stay in the bundle, and
     `edgert info` shows them. KL divergence, in nats per token (a piece of a word), tells how far two
@@ -78,7 +80,7 @@ def export(checkpoint: Path, bundle: Path, as_json: bool, **options: Any) -> Non
     """
     from edgert.bundle import CHAT_TEMPLATE
 
-    written = make_bundle(checkpoint, bundle, options)
+    written = make_bundle(_fetched(checkpoint), bundle, options)
     if as_json:
         click.echo(written.manifest.to_json(), nl=False)
     else:
@@ -87,6 +89,20 @@ def export(checkpoint: Path, bundle: Path, as_json: bool, **options: Any) -> Non
         click.echo(f"{bundle}: {written.size / 1e6:.1f} MB, ready for: {ready}")
         for line in [*_road_lines(written), *written.manifest.fidelity_lines()]:
             click.echo(line)
+
+
+def _fetched(checkpoint: Path) -> Path:
+    """The checkpoint itself, or what is pulled where it names a repository of the hub and nothing here.
+
+    Raises PullError, MissingExtra.
+    """
+    name = checkpoint.as_posix()
+    if Path(checkpoint.parts[0] if checkpoint.parts else ".").exists() or not home.is_hub_name(name):
+        return checkpoint
+    from edgert.export import catalog, pull
+
+    click.echo(f"{name} is nothing on this disk: pulling it from the hub …", err=True)
+    return pull.pull(catalog.find(name), home.checkpoint_folder(name))
 
 
 def _road_lines(written: Bundle) -> list[str]:

@@ -14,11 +14,17 @@ from edgert.errors import BundleError, UsageError
 
 if TYPE_CHECKING:
     from edgert.bundle import Manifest
+    from edgert.export.catalog import Entry
 
 
 @click.command(short_help="Get a known student, ready to chat.")
 @click.argument("name", default=home.DEFAULT_MODEL, shell_complete=completing.students)
-@click.option("--list", "show", is_flag=True, help="List the names: parameters, licence, source.")
+@click.option(
+    "--list",
+    "show",
+    is_flag=True,
+    help="List the names: parameters, download size, licence, source, and what is here already.",
+)
 @click.option(
     "--quant",
     type=click.Choice(["int8", "int4", "fp32"]),
@@ -39,17 +45,34 @@ def pull(*, name: str, show: bool, quant: str, device: str | None, force: bool) 
     edgert pull                       the default student
     edgert pull --list                all names
     edgert pull qwen3-0.6b --quant int4
+    edgert pull HuggingFaceTB/SmolLM2-360M-Instruct    any repository of the hub
+    edgert pull org/name@v1.0                          a branch, tag or commit of it
 
     A student is a small model that learned from large ones. Students from the Hugging Face hub need the [hub]
-    extra. All are kept in the user's cache folder, or in EDGERT_HOME.
+    extra. After a download that broke off, whole files are kept and only the others are downloaded. All are
+    kept in the user's cache folder, or in EDGERT_HOME.
     """
     from edgert.export import catalog
 
     if show:
-        for entry in catalog.CATALOG:
-            click.echo(f"{entry.name:24} {entry.parameters:>6} M  {entry.license:12} {entry.source}")
+        click.echo("\n".join(map(_line, catalog.CATALOG)))
         return
     click.echo(f"{pull_bundle(name, quant, device, force)} is ready: edgert chat {name}")
+
+
+def _line(entry: Entry) -> str:
+    """An entry of the catalog in a line."""
+    download = f"about {entry.download / 1e6:,.0f} MB" if entry.download else ""
+    here = [
+        what
+        for what, folder in (
+            ("bundle", home.bundle_folder(entry.name)),
+            ("checkpoint", home.checkpoint_folder(entry.name)),
+        )
+        if folder.is_dir()
+    ]
+    facts = f"{entry.name:24} {entry.parameters:>6} M  {download:15}  {entry.license:12} {entry.source}"
+    return f"{facts}; here: {' and '.join(here)}" if here else facts
 
 
 def pull_bundle(name: str, quant: str = "int8", device: str | None = None, force: bool = False) -> Path:
@@ -68,7 +91,8 @@ def pull_bundle(name: str, quant: str = "int8", device: str | None = None, force
             raise UsageError(f"{name} is there already as {kind}: --force replaces it")
         return folder
     exporter.require_extra()  # before a download that would be of no use without it
-    click.echo(f"Pulling {name} ({entry.license}) from {entry.source} …", err=True)
+    licence = f" ({entry.license})" if entry.license else ""
+    click.echo(f"Pulling {name}{licence} from {entry.source} …", err=True)
     checkpoint = pulling.pull(entry, home.checkpoint_folder(name))
     click.echo(f"Exporting {checkpoint} to {folder} …", err=True)
     make_bundle(checkpoint, folder, {"quant": quant, "devices": (wanted,), "name": name, "force": True})

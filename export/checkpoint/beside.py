@@ -11,6 +11,7 @@ from typing import Any
 
 from edgert.bundle import GenerationDefaults, Origin
 from edgert.errors import CheckpointError
+from edgert.export.pulled import Pulled, read_pulled
 
 from . import TokenizerFiles
 from .json_file import optional_json, parse_json
@@ -35,7 +36,7 @@ def read_beside(folder: Path, config: Mapping[str, Any]) -> Beside:
         tokenizer=tokenizer,
         generation=_generation(config, generation, tokenizer),
         names_temperature=_names_temperature(generation),
-        origin=Origin(source=_source_name(config, folder), license=_license(folder)),
+        origin=_origin(folder, config),
     )
 
 
@@ -119,6 +120,12 @@ def _is_sampled(generation: Mapping[str, Any], files: TokenizerFiles) -> bool:
 def _names_temperature(generation: Mapping[str, Any]) -> bool:
     """A temperature, or that answers are greedy."""
     return generation.get("temperature") is not None or generation.get("do_sample") is False
+
+
+def _origin(folder: Path, config: Mapping[str, Any]) -> Origin:
+    """Repository and commit of what was pulled from the hub; else what the folder calls itself."""
+    pulled = read_pulled(folder) or Pulled()
+    return Origin(pulled.source or _source_name(config, folder), _license(folder), revision=pulled.revision)
 
 
 def _source_name(config: Mapping[str, Any], folder: Path) -> str:
