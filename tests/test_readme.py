@@ -49,6 +49,9 @@ def check(line):
         return
     _, command, rest = main.resolve_command(group, words)
     context = click.Context(command, parent=group, info_name=command.name)
+    if isinstance(command, click.Group) and rest:
+        _, command, rest = command.resolve_command(context, rest)
+        context = click.Context(command, parent=context, info_name=command.name)
     values, surplus, _ = command.make_parser(context).parse_args(rest)
     if surplus:
         raise click.UsageError(f"{line}: too many arguments: {surplus}")
