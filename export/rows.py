@@ -20,7 +20,7 @@ class Rows(FormBase):
     `shared`: stored around 128, as blocks want them, and turned around 0 at load, which takes memory then.
 
     Activations take a scale per token, which no single operator does; DynamicQuantizeLinear's one scale for
-    all tokens destroys small models. Good only where no channel stands out (basis.py). One sequence per run.
+    all tokens destroys small models. Good only where no channel stands out (basis.py).
     """
 
     bits: int = 8
@@ -58,7 +58,9 @@ class Rows(FormBase):
         """x as unsigned codes around 128 with a scale per token, an integer product, both scales back."""
         codes, scales = weights.values
         scale, steps = self._quantized(tape, x, weights.name)
-        flat = tape.op("Squeeze", [steps, constant(tape, weights.name, "batch", np.array([0]))])
+        flat = tape.op(
+            "Reshape", [steps, constant(tape, weights.name, "flat", np.array([-1, weights.shape[1]]))]
+        )
         middle = constant(tape, weights.name, "middle", np.array(128, np.uint8))
         one = constant(tape, weights.name, "one", np.array(1, np.float32))
         zeros = constant(tape, weights.name, "zeros", np.zeros(weights.shape[0], np.int8))
@@ -69,9 +71,16 @@ class Rows(FormBase):
             domain=MICROSOFT,
             name=weights.name,
         )
-        batched = tape.op("Unsqueeze", [product, constant(tape, weights.name, "axis", np.array([0]))])
-        scaled = tape.op("Mul", [batched, scale], name=f"{weights.name}/scaled")
+        scaled = tape.op(
+            "Mul", [self._as_before(tape, product, x, weights), scale], name=f"{weights.name}/scaled"
+        )
         return scaled if bias is None else tape.op("Add", [scaled, bias], name=f"{weights.name}/bias")
+
+    def _as_before(self, tape: ir.tape.Tape, product: ir.Value, x: ir.Value, weights: Weights) -> ir.Value:
+        """The product with the axes of x; QGemm knows two. Nodes that name the same x become one at load."""
+        axes = tape.op("Shape", [x], {"end": -1})
+        width = constant(tape, weights.name, "width", np.array([weights.shape[0]]))
+        return tape.op("Reshape", [product, tape.op("Concat", [axes, width], {"axis": 0})])
 
     def look_up(self, tape: ir.tape.Tape, ids: ir.Value, weights: Weights) -> ir.Value:
         codes, scales = weights.values

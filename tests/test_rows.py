@@ -44,8 +44,8 @@ def test_decoding_equals_reading_the_whole(pair):
 
 
 def test_several_at_once_say_what_each_says_alone(pair):
-    """One row per run: these graphs take no batches."""
-    with edgert.load(pair[0]) as model:
+    """Rows of the cache share runs, and integer products are exact."""
+    with edgert.load(pair[0], conversations=3) as model:
         prompts = [IDS[:9], IDS[5:40], IDS[20:60]]
         alone = [model.generate(prompt, max_tokens=12, fresh=True).token_ids for prompt in prompts]
         streams = [model.stream(prompt, max_tokens=12) for prompt in prompts]

@@ -17,7 +17,6 @@ from edgert.errors import PromptTooLong
 __all__ = ["Decoder", "Logits", "chunk_sizes", "open_decoder"]
 
 STRIDE = 32  # tokens, or rows, that the integer kernels take together: measured, see test_stream.py
-ONE_ROW_FORMS = ("rows8",)  # whose graphs take the batch away: export/rows.py
 IDLE_ROWS_JOINED = 2  # a third as dear as a run of their own for the rows behind them
 
 
@@ -148,5 +147,5 @@ def open_decoder(
         runner = GrowingRunner(session, facts, context, conversations)
     else:
         pool = KVPool(session, facts, context, kv=graph.kv, rows=conversations)
-        runner = InPlaceRunner(session, facts, pool, batches=graph.form not in ONE_ROW_FORMS)
+        runner = InPlaceRunner(session, facts, pool)
     return Decoder(runner, facts.vocab_size, chunk)

@@ -62,12 +62,9 @@ class Step:
 class InPlaceRunner:
     """The graph finds and leaves keys and values in a pool: past and present are the same memory."""
 
-    def __init__(
-        self, session: GraphSession, facts: ModelFacts, pool: KVPool, *, batches: bool = True
-    ) -> None:
-        """`batches`: whether the graph takes several rows in one run."""
+    def __init__(self, session: GraphSession, facts: ModelFacts, pool: KVPool) -> None:
         self.pool = pool
-        self.rows, self.capacity, self.joins = pool.rows, pool.capacity, pool.joins and batches
+        self.rows, self.capacity, self.joins = pool.rows, pool.capacity, pool.joins
         self._session = session
         self._vocab = facts.vocab_size
         self._steps: dict[tuple[int, int], Step] = {}

@@ -6,13 +6,11 @@ first input isn't transposed. A bias that Gemm adds goes along; one that an Add 
 
 from __future__ import annotations
 
-import numpy as np
 import onnx_ir as ir
 
 from edgert.bundle import graph_io
-from edgert.export.forms import Form, Weights, constant
+from edgert.export.forms import Form, Weights
 from edgert.export.matrix import MatrixName
-from edgert.export.rows import Rows
 
 from .interface import head_of
 from .lookups import put_in_place
@@ -75,14 +73,7 @@ def _multiply(tape: ir.tape.Tape, node: ir.Node, form: Form, weights: Weights) -
     x, bias = node.inputs[0], node.inputs[2] if len(node.inputs) > MATRIX_RANK else None
     if x is None:
         raise ValueError(f"'{node.name}' has nothing to multiply")
-    if not isinstance(form, Rows):
-        return form.multiply(tape, x, weights, bias)
-    # Rows take one sequence, (1, tokens, columns); what Gemm multiplies has no batch.
-    shape = constant(tape, weights.name, "sequence", np.array([1, -1, weights.shape[1]]))
-    output = form.multiply(tape, tape.op("Reshape", [x, shape]), weights, bias)
-    if node.op_type == "MatMul":
-        return output
-    return tape.op("Squeeze", [output, constant(tape, weights.name, "no_batch", np.array([0]))])
+    return form.multiply(tape, x, weights, bias)
 
 
 def _name(node: ir.Node) -> str:
