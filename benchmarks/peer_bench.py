@@ -173,12 +173,15 @@ def _check(references: dict[str, float]) -> None:
         raise SystemExit(f"the fp32 models disagree, perplexities {references}")
 
 
+ROPES = ("rope.", "local_rope.")
+
+
 def _sizes(graph: Path) -> Iterator[int]:
     """Bytes of each stored weight of an ONNX model; tied tables are two initializers on the same bytes."""
     seen = set()
     for value in ir.load(graph).graph.initializers.values():
         tensor = value.const_value
         place = (tensor.location, tensor.offset) if isinstance(tensor, ir.ExternalTensor) else value.name
-        if place not in seen and not value.name.startswith("rope."):  # tables of positions are no weights
+        if place not in seen and not value.name.startswith(ROPES):  # tables of positions are no weights
             seen.add(place)
             yield tensor.nbytes
