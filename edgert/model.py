@@ -31,6 +31,7 @@ from edgert.engine.worker import Worker
 from edgert.errors import DeviceError, EdgertWarning, PromptTooLong, UsageError
 from edgert.home import find_bundle
 from edgert.machine.tuning import tuned_profile
+from edgert.text.grammar import Constraint, Grammars, thought_of
 from edgert.text.prompt import PromptEncoder
 from edgert.text.sampler import Sampler, Sampling
 from edgert.text.template import ChatTemplate, Message
@@ -74,6 +75,7 @@ class Model:
         self._prompts = PromptEncoder(self.tokenizer, self.template) if self.template else None
         self.sampling = _default_sampling(bundle)
         self._vocab = bundle.manifest.model.vocab_size
+        self._grammars = Grammars(self.tokenizer, self._vocab, bundle.manifest.generation.eos_token_ids)
         self._worker = Worker(Engine(loaded.decoder))
         self.adapter: str | None = None
         self._adapters: dict[str, Mapping[str, OrtValue]] = {}
@@ -219,9 +221,17 @@ class Model:
         limit = min(room, request.max_tokens or room)
         ends = self.bundle.manifest.generation.eos_token_ids
         closing = self.tokenizer.encode_rendered(CLOSING) if request.thinking_budget else ()
-        asked = Asked(tokens, text, thinking, limit, ends, closing)
+        asked = Asked(tokens, text, thinking, limit, ends, closing, self._constraint(request, thinking))
         answer = Answer(asked, request, Sampler(request.sampling, self._vocab), wake, ended)
         return Sequence(tokens, answer, owner, fresh=request.fresh), answer
+
+    def _constraint(self, request: Request, thinking: Thinking) -> Constraint | None:
+        """What holds the answer to its form, from where a thought can't be or has ended."""
+        if request.grammar is None:
+            return None
+        thinks = thinking.channel != "answer" and request.thinking is not False
+        thought = thought_of(self.tokenizer, thinking.channel == "thinking") if thinks else None
+        return self._grammars.start(request.grammar, thought)
 
     def _read(self, prompt: Prompt, request: Request) -> Asking:
         """A conversation's answer begins afresh; an answer to token ids goes on with their text."""

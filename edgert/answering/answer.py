@@ -12,6 +12,7 @@ import numpy as np
 from edgert.answering.reply import Chunk, FinishReason, Stopwatch, Timings, join
 from edgert.answering.request import Request
 from edgert.engine.decoder import Logits
+from edgert.text.grammar import Constraint
 from edgert.text.loops import LoopDetector
 from edgert.text.sampler import History, SampledToken, Sampler
 from edgert.text.stops import StopMatcher
@@ -30,7 +31,8 @@ def ignore(text: str | None) -> None:
 @dataclass(frozen=True)
 class Asked:
     """Token ids to answer, the stream that makes text of the answer, what tells its thought apart, the most
-    tokens it may have, those that end it, and those that close a thought whose budget is spent.
+    tokens it may have, those that end it, those that close a thought whose budget is spent, and what holds it
+    to a form.
     """
 
     tokens: Sequence[int]
@@ -39,6 +41,7 @@ class Asked:
     limit: int
     ends: Sequence[int]
     closing: Sequence[int] = ()
+    constraint: Constraint | None = None
 
 
 class Answer:
@@ -91,7 +94,7 @@ class Answer:
         """Sample after logits (1, vocab): the token that goes on, or several where a thought is closed with
         it; none at the end.
         """
-        token = self._sampler.choose(logits[-1], self._history)
+        token = self._choose(logits[-1])
         self._watch.tick()
         if token.id in self._asked.ends:
             self._reason = "stop"
@@ -104,6 +107,15 @@ class Answer:
                 return ()
         return going
 
+    def _choose(self, logits: Logits) -> SampledToken:
+        """The next token after logits (vocab,). The likeliest mostly fits the form, which is quickly told."""
+        constraint = self._asked.constraint
+        if constraint is None or self._sampler.greedy:
+            token = self._sampler.choose(logits, self._history)
+            if constraint is None or constraint.permits(token.id):
+                return token
+        return self._sampler.choose(logits, self._history, constraint.allowed())
+
     def _closed(self, token: SampledToken) -> Iterator[SampledToken]:
         """A token; once it is said and has spent the thought's budget, those that close the thought."""
         yield token
@@ -114,6 +126,8 @@ class Answer:
     def _say(self, token: SampledToken) -> None:
         """A token of the answer becomes a chunk."""
         self._history.accept(token.id)
+        if self._asked.constraint:
+            self._asked.constraint.accept(token.id)
         channel, text = self._shown(self._asked.text.push(token.id))
         if channel == "thinking":
             self._watch.think()
@@ -158,7 +172,8 @@ class Answer:
         return self._asked.thinking.whole(reply.text)
 
     def _why_it_ends(self, token: int) -> FinishReason | None:
-        if self._stops.matched:
+        constraint = self._asked.constraint
+        if self._stops.matched or (constraint and constraint.finished):
             return "stop"
         if self._loops is not None and self._loops.push(token):
             return "loop"

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
+from edgert.errors import EdgertError
 from edgert.text.sampler import SampledToken
 from edgert.text.thinking import Channel
 
@@ -87,6 +89,18 @@ class Reply:
     def token_ids(self) -> tuple[int, ...]:
         """The ids of `tokens`."""
         return tuple(token.id for token in self.tokens)
+
+    def json(self) -> Any:
+        """What the answer says as JSON. Raises EdgertError if it was cut off, or is none."""
+        if self.finish_reason != "stop":
+            count = self.timings.answer_tokens
+            raise EdgertError(
+                f"the answer ended after {count} tokens ({self.finish_reason}), before its JSON did"
+            )
+        try:
+            return json.loads(self.text)
+        except ValueError as error:
+            raise EdgertError(f"the answer is not JSON: {error}; json_schema= makes sure of it") from error
 
 
 def join(chunks: Sequence[Chunk]) -> Reply:

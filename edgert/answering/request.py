@@ -9,6 +9,7 @@ from typing import Any, TypedDict
 
 from edgert.answering.budget import Budget, parse_budget
 from edgert.errors import UsageError
+from edgert.text.grammar import FORMS, Grammar, read_grammar
 from edgert.text.sampler import Sampling
 from edgert.text.stops import check_stops
 
@@ -23,6 +24,9 @@ class Options(TypedDict, total=False):
     special_tokens: bool
     thinking: bool | None
     thinking_budget: int | str | None
+    json_schema: Mapping[str, Any] | type | None
+    regex: str | None
+    grammar: str | None
     temperature: float
     top_k: int
     top_p: float
@@ -49,6 +53,8 @@ class Request:
     can then forge turns; without it such text is ordinary.
     `thinking`: whether the model thinks before it answers; None is its chat template's own choice.
     `thinking_budget`: where the thought is closed, so that the answer follows.
+    `grammar`: the form that the answer must have, of one of the options `json_schema` (a dict, or a pydantic
+    model), `regex` and `grammar` (Lark).
     Raises UsageError.
     """
 
@@ -59,6 +65,7 @@ class Request:
     special_tokens: bool = False
     thinking: bool | None = None
     thinking_budget: Budget | None = None
+    grammar: Grammar | None = None
     sampling: Sampling = field(default_factory=Sampling)
 
     def __post_init__(self) -> None:
@@ -79,6 +86,7 @@ OWN_OPTIONS = (
     "stop",
     "thinking",
     "thinking_budget",
+    *FORMS,
     *SWITCHES,
 )  # the others are the sampling's
 
@@ -89,7 +97,8 @@ def request(defaults: Sampling, options: Mapping[str, Any]) -> Request:
     unknown = sorted(options.keys() - known.keys())
     if unknown:
         raise UsageError(f"unknown option '{unknown[0]}' (known: {', '.join(known)})")
-    own = {name: value for name, value in options.items() if name in OWN_OPTIONS}
+    own = {name: value for name, value in options.items() if name in OWN_OPTIONS and name not in FORMS}
+    own["grammar"] = read_grammar(options)
     if "stop" in own:
         own["stop"] = _strings(own["stop"])
     if own.get("thinking_budget") is not None:

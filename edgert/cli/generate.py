@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import click
 
@@ -11,6 +11,8 @@ from edgert.cli import completing, console
 from edgert.cli.opening import answering, load_model
 from edgert.cli.options import (
     adapter_option,
+    form,
+    form_options,
     kv_option,
     model_options,
     sampling_options,
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
 @kv_option
 @adapter_option
 @thinking_option
+@form_options
 @sampling_options
 def generate(
     *,
@@ -51,6 +54,9 @@ def generate(
     adapter: str | None,
     force: bool,
     thinking: str | None,
+    json_schema: IO[bytes] | None,
+    regex: str | None,
+    grammar: IO[bytes] | None,
     **sampling: Any,
 ) -> None:
     """Answer one question and exit.
@@ -71,11 +77,12 @@ def generate(
 
     if not (prompt if raw else prompt.strip()):
         raise UsageError("the prompt is empty: -p needs a text")
+    shape = form(json_schema, regex, grammar)
     model = load_model(bundle, device, context, kv, threads=threads, force=force, adapter=adapter)
     if prompt == "-":
         prompt = console.piped_text() if raw else console.piped_prompt()
     switch, shown = switched(thinking)
-    options = answering(bundle, {**sampling, "thinking": switch})
+    options = answering(bundle, {**sampling, "thinking": switch, **shape})
     stream = model.stream(model.tokenizer.encode(prompt) if raw else prompt, **options)
     if as_json:
         click.echo(json.dumps(_reply_json(stream.reply), ensure_ascii=False, indent=2))

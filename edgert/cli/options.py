@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import IO, TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
@@ -111,6 +112,45 @@ def model_options(command: Command) -> Command:
     ):
         command = option(command)
     return command
+
+
+def form_options(command: Command) -> Command:
+    """The form that an answer must have."""
+    for option in reversed(
+        (
+            click.option(
+                "--json-schema",
+                type=click.File("rb"),
+                help="The answer is JSON by the schema in this file. Needs the [json] extra, as do the next "
+                "two.",
+            ),
+            click.option("--regex", help="The answer is a text that this regular expression describes."),
+            click.option(
+                "--grammar",
+                type=click.File("rb"),
+                help="The answer is a text that the grammar in this file describes, written in Lark.",
+            ),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+def form(json_schema: IO[bytes] | None, regex: str | None, grammar: IO[bytes] | None) -> dict[str, Any]:
+    """The options of an answer that these stand for. Raises UsageError for files that can't be read."""
+    given = {
+        "json_schema": json_schema and _read("--json-schema", json_schema, json.loads),
+        "regex": regex,
+        "grammar": grammar and _read("--grammar", grammar, str),
+    }
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _read(option: str, file: IO[bytes], parse: Callable[[str], Any]) -> Any:
+    try:
+        return parse(file.read().decode("utf-8-sig"))
+    except ValueError as error:
+        raise UsageError(f"{option}: {file.name} can't be read: {error}") from error
 
 
 def thinking_option(command: Command) -> Command:

@@ -130,6 +130,11 @@ class Sampler:
         self._bias_ids = np.array(list(sampling.logit_bias), np.intp)
         self._bias = np.array(list(sampling.logit_bias.values()), np.float32)
 
+    @property
+    def greedy(self) -> bool:
+        """Whether it always takes the likeliest token."""
+        return self._sampling.temperature < GREEDY_TEMPERATURE
+
     def choose(
         self, logits: FloatArray, history: History, allowed: npt.NDArray[np.bool_] | None = None
     ) -> SampledToken:
@@ -137,8 +142,7 @@ class Sampler:
         adjusted = self._adjust(logits, history)
         if allowed is not None:
             adjusted = np.where(allowed, adjusted, np.float32(-np.inf))
-        greedy = self._sampling.temperature < GREEDY_TEMPERATURE
-        token = int(adjusted.argmax()) if greedy else self._draw(adjusted, len(history.answer))
+        token = int(adjusted.argmax()) if self.greedy else self._draw(adjusted, len(history.answer))
         return self._report(token, logits)
 
     def _adjust(self, logits: FloatArray, history: History) -> FloatArray:

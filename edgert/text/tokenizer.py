@@ -37,7 +37,12 @@ class Tokenizer:
 
     def knows(self, token: str) -> bool:
         """Whether this text is a token of the vocabulary."""
-        return self._tokenizer.token_to_id(token) is not None
+        return self.token_of(token) is not None
+
+    def token_of(self, text: str) -> int | None:
+        """The id of the token that is this text; None if none is."""
+        token: int | None = self._tokenizer.token_to_id(text)
+        return token
 
     def to_json(self) -> str:
         """The content of a tokenizer.json."""
