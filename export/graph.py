@@ -28,6 +28,7 @@ from .layer import (
     LayerInputs,
     Positions,
     Vectors,
+    in_blocks,
     layer_nodes,
     norm,
     typed,
@@ -62,7 +63,7 @@ def build(
     positions = _positions(b, inputs, max_context, feeds)
     caches = [_cache(spec, layer, kv, scales[layer] if scales else None) for layer in range(spec.num_layers)]
 
-    hidden = b.tape.op("Embedding", [inputs[graph_io.INPUT_IDS]], {"matrix": str(EMBEDDING)}, domain=ABSTRACT)
+    hidden = _look_up(b, inputs[graph_io.INPUT_IDS])
     residual: ir.Value | None = None
     for layer, cache in enumerate(caches):
         hidden, residual = layer_nodes(b, hidden, residual, LayerInputs(layer, positions, cache))
@@ -195,12 +196,23 @@ def _rope_tables(
     return tables
 
 
+def _look_up(b: Builder, ids: ir.Value) -> ir.Value:
+    """Hidden states before the first layer. Rows of a tied table are turned for the head: turned back."""
+    spec = b.spec
+    found = b.tape.op("Embedding", [ids], {"matrix": str(EMBEDDING)}, domain=ABSTRACT)
+    if spec.read_block and spec.tied_embeddings:
+        found = in_blocks(b, found, "embedding/hadamard", spec.read_block, spec.hidden_size)
+    return found
+
+
 def _head(b: Builder, x: ir.Value, inputs: Mapping[str, ir.Value]) -> ir.Value:
     """Logits (batch, wanted, vocab) of the wanted positions only: the head is the largest matrix."""
     wanted = inputs.get(graph_io.LOGITS_POSITIONS) or b.constant("last", np.array([-1], np.int64))
     picked = b.op("Gather", [x, wanted], "wanted", axis=1)
     if b.spec.head_mix:
         picked = b.op("MatMul", [picked, b.weight("head_mix.weight")], "head_mix")
+    if b.spec.read_block:
+        picked = in_blocks(b, picked, "head/hadamard", b.spec.read_block, b.spec.hidden_size)
     matrix = str(head_name(b.spec))
     logits = typed(graph_io.LOGITS, ir.DataType.FLOAT, "batch", "wanted", b.spec.vocab_size)
     b.tape.op("Linear", [picked], {"matrix": matrix}, domain=ABSTRACT, name="head", output=logits)

@@ -149,7 +149,7 @@ def _reading(b: Builder, x: ir.Value, residual: ir.Value | None, name: str) -> t
     else:
         read = residual = x if residual is None else b.op("Add", [x, residual], f"{name}/residual")
     size = b.spec.read_block
-    return (_in_blocks(b, read, f"{name}/hadamard", size, b.spec.hidden_size) if size else read), residual
+    return (in_blocks(b, read, f"{name}/hadamard", size, b.spec.hidden_size) if size else read), residual
 
 
 def _post_norm(b: Builder, x: ir.Value, name: str) -> ir.Value:
@@ -242,7 +242,7 @@ def _mlp(b: Builder, x: ir.Value, layer: int) -> ir.Value:
     up = b.linear(x, MatrixName(layer, "up"), biases[1:])
     product = b.op("Mul", [_activated(b, gate, prefix), up], f"{prefix}.mlp")
     if b.spec.down_block:
-        product = _in_blocks(b, product, f"{prefix}.hadamard", b.spec.down_block, b.spec.intermediate_size)
+        product = in_blocks(b, product, f"{prefix}.hadamard", b.spec.down_block, b.spec.intermediate_size)
     return b.linear(product, MatrixName(layer, "down"), [f"{prefix}.down.bias"] if b.spec.mlp_bias else [])
 
 
@@ -252,8 +252,8 @@ def _activated(b: Builder, gate: ir.Value, prefix: str) -> ir.Value:
     return b.op("QuickGelu", [gate], f"{prefix}.silu", alpha=1.0)  # with alpha 1 SiLU in one node
 
 
-def _in_blocks(b: Builder, x: ir.Value, name: str, size: int, width: int) -> ir.Value:
-    """x (batch, sequence, width) with every block of `size` channels times a Hadamard matrix."""
+def in_blocks(b: Builder, x: ir.Value, name: str, size: int, width: int) -> ir.Value:
+    """x (batch, sequence, width), each block of `size` channels times a Hadamard matrix; twice, it is x."""
     shape = b.shared(f"blocks.{size}", np.array([0, 0, -1, size], np.int64))
     blocks = b.op("Reshape", [x, shape], f"{name}/blocks")
     turned = b.op("MatMul", [blocks, b.shared(f"hadamard.{size}", hadamard(size))], name)

@@ -21,6 +21,7 @@ from .graph import build_layer
 from .lower import lower
 from .matrix import Matrix, MatrixName, head_name, matrices
 from .recipe import fp32
+from .rotation import hadamard
 
 BATCH_TOKENS = 2048  # run at a time
 
@@ -57,6 +58,8 @@ class Layerwise:
         rows = np.concatenate([table.rows(token, token + 1) for token in known.tolist()])
         if form is not None:
             rows = form.decode(form.encode(rows, None))
+        if self.checkpoint.spec.tied_embeddings:
+            rows = self._as_read(rows)  # a second time: turned back
         return rows[places.reshape(tokens.shape)]
 
     def weights(self, layer: int) -> dict[str, FloatArray]:
@@ -106,7 +109,12 @@ class Layerwise:
         rows = hidden.reshape(-1, spec.hidden_size)
         scale = np.sqrt((rows * rows).mean(-1, keepdims=True) + np.float32(spec.norm_eps))
         normed: FloatArray = rows / scale * self.checkpoint.vector("final_norm.weight")
-        return normed @ self.checkpoint.vector("head_mix.weight") if spec.head_mix else normed
+        return normed @ self.checkpoint.vector("head_mix.weight") if spec.head_mix else self._as_read(normed)
+
+    def _as_read(self, rows: FloatArray) -> FloatArray:
+        """Rows (n, hidden_size) turned as what reads the residual stream has them turned."""
+        size = self.checkpoint.spec.read_block
+        return (rows.reshape(-1, size) @ hadamard(size)).reshape(rows.shape) if size else rows
 
     @property
     def head(self) -> Matrix:

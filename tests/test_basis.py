@@ -42,6 +42,14 @@ def test_streams_that_norms_tie_to_their_basis_are_rotated_when_they_are_read(fa
     assert turned.spec.head_mix == (family == "llama")
 
 
+@pytest.mark.parametrize(("family", "table"), [("gemma3", "embedding"), ("olmo2", "head")])
+def test_their_heads_read_rotated_blocks(family, table, checkpoints):
+    """Also where the table is tied: what is looked up is turned back."""
+    checkpoint = open_checkpoint(checkpoints(family))
+    turned = rotated(checkpoint).tensors[f"{table}.weight"].rows(0, 8)
+    assert np.abs(turned @ hadamard(64) - checkpoint.tensors[f"{table}.weight"].rows(0, 8)).max() < 1e-5
+
+
 def test_their_int8_bundles_rotate_the_input_of_down_too(bundles):
     """In blocks of a power of two that divides the intermediate size, 96."""
     assert open_bundle(bundles("gemma3")).manifest.quantization.hadamard == 32

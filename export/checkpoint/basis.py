@@ -7,7 +7,7 @@ input of down, which no weight can rotate, in blocks at run time. After QuaRot (
 arXiv:2404.00456); unlike there, sizes need not be powers of two, and tied embeddings stay tied.
 
 A norm between a matrix and the residual stream (Gemma 3, OLMo 2) ties the stream to its basis. There, what
-layers read of the stream is rotated in blocks at run time, too.
+layers and the head read of the stream is rotated in blocks at run time, too.
 """
 
 from __future__ import annotations
@@ -106,7 +106,11 @@ class _Rotator:
         self._columns(f"{layer}.down", _in_blocks(block))
 
     def rotate_reads(self, layers: list[str], block: int) -> None:
-        """The columns of what reads the residual stream, whose input the graph rotates."""
+        """The columns of what reads the residual stream, whose input the graph rotates.
+
+        Rows of a tied table are looked up as the head has them: the graph turns them back.
+        """
+        self._columns("embedding" if self.tied else "head", _in_blocks(block))
         for layer in layers:
             for name in ("q", "k", "v", "gate", "up"):
                 self._columns(f"{layer}.{name}", _in_blocks(block))
