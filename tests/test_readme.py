@@ -43,7 +43,7 @@ def commands(page):
 def check(line):
     """Raises click.UsageError for a command, an option or a choice that doesn't exist."""
     words = shlex.split(line, comments=True)[1:]
-    group = click.Context(main, info_name="edgert")
+    group = click.Context(main, info_name="edgert", **main.context_settings)
     if words[0].startswith("-"):
         main.make_parser(group).parse_args(words)
         return

@@ -1,5 +1,6 @@
 """Thoughts are told from answers, wherever the text is cut; templates do with them what they always did."""
 
+import json
 import random
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
@@ -15,6 +16,7 @@ from edgert.export import ExportOptions, export
 from edgert.text.sampler import SampledToken, Sampler
 from edgert.text.template import ChatTemplate
 from edgert.text.thinking import Thinking, opening, without_thought
+from edgert.text.tokenizer import Tokenizer
 
 HI = [{"role": "user", "content": "Hi"}]
 END = "<｜end▁of▁sentence｜>"
@@ -215,6 +217,16 @@ def test_a_thought_that_goes_round_is_a_loop(r1, told):
     told += r1.tokenizer.encode_rendered("<think>\n") + [1000, 1001] * 300
     reply = r1.generate("Why?", stop_loops=True)
     assert reply.finish_reason == "loop" and reply.thinking and not reply.text
+
+
+def test_tags_that_a_vocabulary_calls_special_are_text(r1, r1_tokenizer):
+    hides = json.loads(r1_tokenizer)
+    for token in hides["added_tokens"]:
+        token["special"] = token["special"] or "think>" in token["content"]
+    tokenizer = Tokenizer(json.dumps(hides))
+    ids = tokenizer.encode_rendered(THOUGHT + END)
+    assert ids == r1.tokenizer.encode_rendered(THOUGHT + END)
+    assert tokenizer.decode(ids) == "".join(map(tokenizer.stream().push, ids)) == THOUGHT
 
 
 def test_the_text_after_token_ids_is_left_as_it_is(r1, told):

@@ -39,9 +39,10 @@ class Conversation:
     """A system prompt, if any, and the turns after it. One question at a time; for one thread or task.
 
     Each turn computes only what is new: the chat template renders all messages, and the cache keeps the
-    tokens that begin the prompt as before. Templates may change the past (R1's drops earlier thoughts): what
-    follows the change is computed again. `timings.cached_tokens` tells how many were reused. Of more
-    conversations than the model has room for, the one idle for longest loses its cache, and nothing else.
+    tokens that begin the prompt as before. An answer is remembered with its thought, as the model wrote it.
+    Templates may change the past (R1's drops earlier thoughts): what follows the change is computed again.
+    `timings.cached_tokens` tells how many were reused. Of more conversations than the model has room for, the
+    one idle for longest loses its cache, and nothing else.
     """
 
     def __init__(

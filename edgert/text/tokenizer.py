@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 
 import tokenizers
@@ -9,6 +10,7 @@ import tokenizers
 from edgert.bundle import TOKENIZER, Bundle
 from edgert.errors import BundleError, UsageError
 from edgert.text.detokenizer import REPLACEMENT, Detokenizer, WholeCharacters
+from edgert.text.thinking import TAGS
 
 WINDOW = 8  # tokens that a text may depend on: the bytes of two characters
 
@@ -17,7 +19,7 @@ class Tokenizer:
     """The bundle's tokenizer. `add_bos`: raw text starts with the BOS token even if the JSON says nothing."""
 
     def __init__(self, source: str, bos_token_id: int | None = None, add_bos: bool = False) -> None:
-        self._tokenizer = tokenizers.Tokenizer.from_str(source)
+        self._tokenizer = _with_spoken_tags(tokenizers.Tokenizer.from_str(source))
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         self._detokenizer = Detokenizer(self._tokenizer)
@@ -128,6 +130,17 @@ class TokenStream:
 
     def _text(self) -> str:
         return self._detokenizer.text([token for parts in self._window for token in parts])
+
+
+def _with_spoken_tags(tokenizer: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
+    """Tags around thoughts are text, even where a vocabulary calls them special and would hide them."""
+    added = tokenizer.get_added_tokens_decoder().values()
+    if not any(token.special and token.content in TAGS for token in added):
+        return tokenizer
+    table = json.loads(tokenizer.to_str())
+    for token in table["added_tokens"]:
+        token["special"] = token["special"] and token["content"] not in TAGS
+    return tokenizers.Tokenizer.from_str(json.dumps(table))
 
 
 def open_tokenizer(bundle: Bundle) -> Tokenizer:
