@@ -1,11 +1,15 @@
 """The chat at the terminal, driven by typed lines."""
 
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 
 import edgert
-from edgert.chat import terminal as chats
+from edgert.chat import input as typing
+from edgert.chat.commands import HELP
 from edgert.chat.terminal import Chat
 
 
@@ -82,9 +86,11 @@ def test_set_changes_and_lists(typed):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("/set temperature hot", "/set temperature needs a Python value"),
+        ("/set temperature hot", "temperature must be a number between 0 and 100, not 'hot'"),
+        ("/set temprature 1", "unknown setting 'temprature'; did you mean temperature?"),
+        ("/retyr", "unknown command '/retyr'; did you mean /retry? /help lists them"),
         ("/set temperature -1", "temperature must be a number between"),
-        ("/set beams 2", "unknown option 'beams'"),
+        ("/set beams 2", "unknown setting 'beams'; /set lists them"),
         ("/set top_k 'x'", "top_k must be a whole number"),
         ("/dance", "unknown command '/dance'"),
         ("/save", "/save needs a file name"),
@@ -148,4 +154,73 @@ def test_exit_leaves(typed):
 
 
 def test_help_lists_every_command(model):
-    assert all(f"/{name}" in chats.HELP for name in Chat(model, {})._commands)
+    assert all(f"/{name}" in HELP for name in Chat(model, {})._commands.names)
+
+
+def test_a_line_that_goes_on(typed):
+    session, _, _ = typed("the quick\\", "brown\\", "fox")
+    assert session._conversation.turns[0]["content"] == "the quick\nbrown\nfox"
+
+
+def test_lines_that_were_pasted_are_one_question(monkeypatch):
+    """Where readline can't tell: the next line is there at once."""
+    lines, there = iter(["one", "two", "three"]), iter([True, True, False])
+    monkeypatch.setattr("builtins.input", lambda _prompt: next(lines))
+    reading = typing.PlainInput()
+    monkeypatch.setattr(reading, "_pasted", lambda: next(there))
+    assert reading.read(">>> ") == "one\ntwo\nthree"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a terminal as POSIX has it")
+@pytest.mark.parametrize("marked", [True, False])
+def test_a_paste_into_a_terminal(marked):
+    """With a terminal's marks around it, and to a readline that doesn't know them."""
+    import pty
+
+    program = f"""
+from edgert.chat.input import PlainInput
+typed = PlainInput()
+typed._marks_pastes = {marked}
+print("ready", repr(typed.read(">>> ")))
+"""
+    paste = b"one\ntwo\nthree" if not marked else b"\x1b[200~one\ntwo\nthree\x1b[201~"
+    master, slave = pty.openpty()
+    try:
+        done = subprocess.Popen(
+            [sys.executable, "-c", program],
+            stdin=slave,
+            stdout=slave,
+            stderr=slave,
+            env={**os.environ, "TERM": "xterm"},
+        )
+        screen = b""
+        while b">>> " not in screen:
+            screen += os.read(master, 1000)
+        os.write(master, paste + b"\n")
+        assert done.wait(20) == 0
+        screen += os.read(master, 10000)
+    finally:
+        os.close(master)
+        os.close(slave)
+    assert rb"ready 'one\ntwo\nthree'" in screen
+
+
+def test_several_lines_that_begin_with_a_slash_are_a_question(typed):
+    session, _, _ = typed('"""/usr/bin', '/etc"""')
+    assert session._conversation.turns[0]["content"] == "/usr/bin\n/etc"
+
+
+def test_words_for_switches_and_bare_text(typed):
+    _, out, err = typed("/set stop_loops off", "/set stop END", "/set max_tokens none", "/set", "/set stop")
+    assert err == "" and "stop_loops False" in out and "max_tokens None" in out
+    assert out.count("stop ['END']") == 2
+
+
+def test_stats(model, capsys):
+    chat = Chat(model, {"max_tokens": 6}, stats=True)
+    chat.answer("the fox")
+    timings = chat.answer("the dog")
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert f"{timings.decode_tokens_per_s:.1f} tokens per second" in last
+    assert last.endswith(f"{timings.cached_tokens} of {timings.prompt_tokens} prompt tokens reused")
+    assert timings.cached_tokens > 0

@@ -243,6 +243,19 @@ def test_chat_answers_a_piped_prompt_and_exits(bundles):
     assert result.stdout == run("generate", bundles(), "-p", "the fox", "--max-tokens", "6").stdout
 
 
+def test_a_text_that_is_piped_in_comes_before_the_prompt(bundles):
+    joined = run("generate", bundles(), "-p", "the fox", "--max-tokens", "6", input="a lazy dog\n")
+    whole = run("generate", bundles(), "-p", "a lazy dog\n\nthe fox", "--max-tokens", "6")
+    alone = run("generate", bundles(), "-p", "the fox", "--max-tokens", "6")
+    assert joined.exit_code == 0 and joined.stdout == whole.stdout != alone.stdout
+
+
+def test_stats_go_beside_the_answer(bundles):
+    command = ("generate", bundles(), "-p", "the fox", "--max-tokens", "6")
+    plain, told = run(*command), run(*command, "--stats")
+    assert plain.stdout == told.stdout and "tokens per second · first token after" in told.stderr
+
+
 def test_info_shows_the_facts(bundles):
     screen = run("info", bundles(), "--verify").stdout
     assert "llama, 0 M parameters, 3 layers" in screen

@@ -79,7 +79,7 @@ def test_a_chat_with_a_student_that_thinks(r1, monkeypatch, capsys, tmp_path):
     out = capsys.readouterr().out
     assert THOUGHT in out and "thinking_budget 20s" in out
     other = Chat(r1, {})
-    other._load(str(tmp_path / "talk.json"))
+    other._commands.load(str(tmp_path / "talk.json"))
     assert capsys.readouterr().out == "> What is 2 + 2?\nIt is 4.\n"
     assert other._conversation.turns[-1]["content"] == THOUGHT
 

@@ -12,8 +12,9 @@ import tiny
 import edgert
 from edgert.answering import reply as replies
 from edgert.answering.budget import CLOSING, Budget, parse_budget
+from edgert.chat.notices import as_flag, cut_notice
 from edgert.export import ExportOptions, export
-from edgert.text.sampler import SampledToken, Sampler
+from edgert.text.sampler import SampledToken, Sampler, Sampling
 from edgert.text.template import ChatTemplate
 from edgert.text.thinking import Thinking, opening, without_thought
 from edgert.text.tokenizer import Tokenizer
@@ -379,7 +380,10 @@ def test_what_follows_a_closed_thought_is_computed_right(r1):
 def test_an_answer_that_is_cut_while_its_thought_is_closed(endless):
     reply = endless.generate("What is 2 + 2?", thinking_budget=10, max_tokens=15)
     assert reply.finish_reason == "length" and len(reply.token_ids) == 15 and reply.text == ""
-    assert replies.cut_notice(reply, 2048) == "(cut off while still thinking after 15 tokens, as asked)"
+    assert (
+        cut_notice(reply, 2048, Sampling(), as_flag)
+        == "(cut off while still thinking after 15 tokens, as asked)"
+    )
 
 
 def test_a_budget_is_not_for_answers(r1, told):

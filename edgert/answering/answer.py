@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -167,9 +167,15 @@ class Answer:
         return channel, text + self._stops.push(held) + self._stops.flush()
 
     def _whole(self, last: Chunk) -> str:
-        """All text, as the next prompt will repeat it: with the thought and its tags."""
-        reply = join([*(item for item in self.items if isinstance(item, Chunk)), last])
-        return self._asked.thinking.whole(reply.text)
+        """All text, as the next prompt will repeat it: with the thought and its tags.
+
+        Of a loop, only the phrase's first time, or the next answer would take it up again.
+        """
+        chunks = [item for item in self.items if isinstance(item, Chunk)]
+        if self._reason == "loop" and self._loops and self._asked.thinking.channel == "answer":
+            chunks = chunks[: len(chunks) - self._loops.repeated]
+            last = replace(last, text="")
+        return self._asked.thinking.whole(join([*chunks, last]).text)
 
     def _why_it_ends(self, token: int) -> FinishReason | None:
         constraint = self._asked.constraint

@@ -67,8 +67,9 @@ class Conversation:
     def send(self, content: Content, **options: Unpack[Options]) -> Stream:
         """Ask, and get the answer chunk by chunk; both are remembered.
 
-        An answer that was stopped is remembered as far as it came; a question that failed, or was stopped
-        before the first token, is forgotten. `options` override the conversation's own.
+        An answer that was stopped is remembered as far as it came, one that ended as a loop up to where it
+        began to repeat itself. A question that failed, or was stopped before the first token, is forgotten.
+        `options` override the conversation's own.
         Raises PromptTooLong, UsageError; also while an earlier answer is still being made.
         """
         request, ended = self._ask(content, options)

@@ -163,16 +163,3 @@ class Stopwatch:
             thinking_tokens=self._thinking_tokens,
             thinking_s=self._thought - self._first if self._first and self._thinking_tokens else 0.0,
         )
-
-
-def cut_notice(reply: Reply, context: int) -> str:
-    """A line for people: why an answer stopped before its end; empty if it did not."""
-    timings = reply.timings
-    if reply.finish_reason == "loop":
-        return "(stopped: it only repeats itself; try --temperature 0.6, or ask otherwise)"
-    if reply.finish_reason != "length":
-        return ""
-    cut = "cut off while still thinking" if reply.thinking and not reply.text else "cut off"
-    if timings.prompt_tokens + timings.answer_tokens >= context:
-        return f"({cut}: the context of {context} tokens is full; --context makes it larger)"
-    return f"({cut} after {timings.answer_tokens} tokens, as asked)"

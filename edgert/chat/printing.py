@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from typing import Literal, TypeAlias
 
 import click
 
 from edgert.answering.reply import Chunk
+from edgert.chat.notices import has_colors
 from edgert.text.thinking import ANSWERING, THINKING
 
 Shown: TypeAlias = Literal["show", "hide"]
@@ -26,7 +26,7 @@ class Printer:
     def __init__(self, thinking: Shown | None = None) -> None:
         terminal = sys.stdout.isatty()
         self._shows = terminal if thinking is None else thinking == "show"
-        self._dims = terminal and not os.environ.get("NO_COLOR")
+        self._dims = has_colors(sys.stdout)
         if self._shows and self._dims:
             self._before, self._after = "", "\n\n"
         elif self._shows:

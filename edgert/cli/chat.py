@@ -13,6 +13,7 @@ from edgert.cli.options import (
     kv_option,
     model_options,
     sampling_options,
+    stats_option,
     switched,
     thinking_option,
 )
@@ -27,6 +28,7 @@ from edgert.cli.options import (
 @kv_option
 @adapter_option
 @thinking_option
+@stats_option
 @sampling_options
 def chat(
     *,
@@ -39,6 +41,7 @@ def chat(
     adapter: str | None,
     force: bool,
     thinking: str | None,
+    stats: bool,
     **sampling: Any,
 ) -> None:
     """Talk to a student in the terminal. /help lists what else can be done there.
@@ -58,7 +61,7 @@ def chat(
 
     model = load_model(bundle, device, context, kv, threads=threads, force=force, adapter=adapter)
     switch, shown = switched(thinking)
-    session = Chat(model, answering(bundle, {**sampling, "thinking": switch}), system, shown)
+    session = Chat(model, answering(bundle, {**sampling, "thinking": switch}), system, shown, stats)
     if console.on_terminal():
         session.loop()
     else:

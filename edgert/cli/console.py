@@ -94,12 +94,23 @@ def on_terminal() -> bool:
     return sys.stdin is not None and sys.stdin.isatty()
 
 
-def piped_text() -> str:
-    """What is piped in, to the letter. Raises UsageError if that is nothing, or not UTF-8."""
+def piped_beside() -> str:
+    """What is piped in beside a prompt, without white space around it; it may be nothing. Raises UsageError
+    if it is not UTF-8.
+    """
+    return _read().strip()
+
+
+def _read() -> str:
     try:
-        text = sys.stdin.buffer.read().decode("utf-8") if sys.stdin else ""
+        return sys.stdin.buffer.read().decode("utf-8") if sys.stdin else ""
     except UnicodeDecodeError as error:
         raise UsageError("the piped prompt is not UTF-8 text") from error
+
+
+def piped_text() -> str:
+    """What is piped in, to the letter. Raises UsageError if that is nothing, or not UTF-8."""
+    text = _read()
     if not text:
         raise UsageError("the piped prompt is empty")
     return text

@@ -16,6 +16,7 @@ from edgert.cli.options import (
     kv_option,
     model_options,
     sampling_options,
+    stats_option,
     switched,
     thinking_option,
 )
@@ -27,7 +28,12 @@ if TYPE_CHECKING:
 
 @click.command(short_help="Answer one question and exit.")
 @click.argument("bundle", required=False, shell_complete=completing.bundles)
-@click.option("-p", "--prompt", required=True, help="The question. '-' reads it from standard input.")
+@click.option(
+    "-p",
+    "--prompt",
+    required=True,
+    help="The question. A text that is piped in is put before it; '-' takes the text alone.",
+)
 @click.option("--raw", is_flag=True, help="Take the prompt as the start of a text and continue it.")
 @click.option(
     "--json",
@@ -39,6 +45,7 @@ if TYPE_CHECKING:
 @kv_option
 @adapter_option
 @thinking_option
+@stats_option
 @form_options
 @sampling_options
 def generate(
@@ -54,6 +61,7 @@ def generate(
     adapter: str | None,
     force: bool,
     thinking: str | None,
+    stats: bool,
     json_schema: IO[bytes] | None,
     regex: str | None,
     grammar: IO[bytes] | None,
@@ -65,6 +73,7 @@ def generate(
     edgert generate -p "Why is the sky blue?" --max-tokens 100
     edgert generate ./my-bundle --raw -p "Once upon a time"
     edgert generate ./my-bundle -p - --json < question.txt
+    cat notes.txt | edgert generate -p "Summarize this text."
 
     BUNDLE is the folder that a student was exported to, or the name that it was pulled by; without it, the
     default student answers. A question is put into the model's chat template, the form of its training
@@ -72,15 +81,14 @@ def generate(
 
     Options that you leave out, such as --temperature, have the model's own values.
     """
-    from edgert.answering.reply import cut_notice
+    from edgert.chat import notices
     from edgert.chat.printing import Printer
 
     if not (prompt if raw else prompt.strip()):
         raise UsageError("the prompt is empty: -p needs a text")
     shape = form(json_schema, regex, grammar)
     model = load_model(bundle, device, context, kv, threads=threads, force=force, adapter=adapter)
-    if prompt == "-":
-        prompt = console.piped_text() if raw else console.piped_prompt()
+    prompt = _whole(prompt, raw)
     switch, shown = switched(thinking)
     options = answering(bundle, {**sampling, "thinking": switch, **shape})
     stream = model.stream(model.tokenizer.encode(prompt) if raw else prompt, **options)
@@ -91,8 +99,20 @@ def generate(
     for chunk in stream:
         printer.show(chunk)
     printer.end()
-    if notice := cut_notice(stream.reply, model.context):
-        click.echo(notice, err=True)
+    drawn = model.request(**options).sampling
+    notices.show(notices.cut_notice(stream.reply, model.context, drawn, notices.as_flag))
+    if stats:
+        notices.show(notices.stats(stream.reply.timings))
+
+
+def _whole(prompt: str, raw: bool) -> str:
+    """The question, below a text that is piped in; '-' stands for the text alone. A raw prompt is not joined:
+    what is to be continued comes from one place.
+    """
+    if prompt == "-":
+        return console.piped_text() if raw else console.piped_prompt()
+    text = "" if raw or console.on_terminal() else console.piped_beside()
+    return f"{text}\n\n{prompt}" if text else prompt
 
 
 def _reply_json(reply: Reply) -> dict[str, Any]:

@@ -164,6 +164,17 @@ def thinking_option(command: Command) -> Command:
     return option(command)
 
 
+def stats_option(command: Command) -> Command:
+    """Whether to tell how fast an answer came."""
+    option = click.option(
+        "--stats",
+        is_flag=True,
+        help="After an answer, print tokens per second, the time to the first token, and how much of the "
+        "prompt was reused.",
+    )
+    return option(command)
+
+
 def switched(thinking: str | None) -> tuple[bool | None, Shown | None]:
     """The option that --thinking stands for, and what is shown."""
     return (False, "hide") if thinking == "off" else (None, cast("Shown | None", thinking))

@@ -21,6 +21,11 @@ class LoopDetector:
         self._equal = np.zeros(LONGEST_PHRASE, np.int64)
         self._enough = np.maximum(REPEATS * np.arange(1, LONGEST_PHRASE + 1), SHORTEST_LOOP)
 
+    @property
+    def repeated(self) -> int:
+        """How many of the last tokens only say again what came before them; 0 where there is no loop."""
+        return int(self._equal[self._equal >= self._enough].max(initial=0))
+
     def push(self, token: int) -> bool:
         self._equal = np.where(self._last == token, self._equal + 1, 0)
         self._last[1:] = self._last[:-1]

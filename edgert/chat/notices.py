@@ -1,0 +1,68 @@
+"""Notices: lines about an answer for people, on standard error, apart from the answer itself."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+
+import click
+
+from edgert.answering.reply import Reply, Timings
+from edgert.text.sampler import Sampling
+
+FREER = 0.6  # the temperature at which DeepSeek's model card finds that R1 students stop repeating themselves
+PENALTY = 1.1  # a small one: larger ones change facts and spelling, too
+
+Named = Callable[[str, float], str]  # how a setting is changed where the notice is read
+
+
+def as_flag(name: str, value: float) -> str:
+    """On the command line."""
+    return f"--{name.replace('_', '-')} {value}"
+
+
+def as_command(name: str, value: float) -> str:
+    """In the chat."""
+    return f"/set {name} {value}"
+
+
+def cut_notice(reply: Reply, context: int, sampling: Sampling, named: Named) -> str:
+    """Why an answer stopped before its end; empty if it did not."""
+    timings = reply.timings
+    if reply.finish_reason == "loop":
+        return f"(stopped: it only repeats itself; {_way_out(sampling, named)})"
+    if reply.finish_reason != "length":
+        return ""
+    cut = "cut off while still thinking" if reply.thinking and not reply.text else "cut off"
+    if timings.prompt_tokens + timings.answer_tokens >= context:
+        return f"({cut}: the context of {context} tokens is full; --context makes it larger)"
+    return f"({cut} after {timings.answer_tokens} tokens, as asked)"
+
+
+def _way_out(sampling: Sampling, named: Named) -> str:
+    """What may help against a loop and is not in use already."""
+    if sampling.temperature < FREER:
+        return f"try {named('temperature', FREER)}, or ask otherwise"
+    if sampling.repetition_penalty < PENALTY:
+        return f"try {named('repetition_penalty', PENALTY)}, or ask otherwise"
+    return "ask otherwise"
+
+
+def stats(timings: Timings) -> str:
+    """How fast an answer came."""
+    reused = f"{timings.cached_tokens} of {timings.prompt_tokens} prompt tokens reused"
+    first = f"first token after {timings.time_to_first_token_s:.2f} s"
+    return f"{timings.decode_tokens_per_s:.1f} tokens per second · {first} · {reused}"
+
+
+def show(notice: str) -> None:
+    """A notice, if there is one, dimmed where that can be."""
+    if notice:
+        click.echo(click.style(notice, dim=True) if has_colors(sys.stderr) else notice, err=True)
+
+
+def has_colors(stream: object) -> bool:
+    """Whether a stream shows colours and dimmed text, and is meant to (no-color.org)."""
+    terminal = getattr(stream, "isatty", bool)()
+    return terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
