@@ -9,7 +9,8 @@ EdgertError                 1   something a user can act on; the text says what,
 ├── PullError               7   a model that couldn't be obtained or has the wrong hash
 ├── PromptTooLong           8   more tokens than the context holds; carries both numbers
 ├── FidelityError          10   an export that lost more than it was allowed to
-└── DoesNotFit             11   a bundle that needs more memory than there is
+├── DoesNotFit             11   a bundle that needs more memory than there is
+└── LinesFailed            12   a batch that is complete, with errors in place of some answers
 """
 
 from __future__ import annotations
@@ -91,3 +92,9 @@ class DoesNotFit(EdgertError):
     """A bundle that needs more memory than is free."""
 
     exit_code = 11
+
+
+class LinesFailed(EdgertError):
+    """A batch that is complete, with errors in place of some answers."""
+
+    exit_code = 12

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -15,6 +15,16 @@ def save_text(path: Path, text: str) -> None:
     """Write UTF-8; what Unicode can't encode becomes '?'. Raises UsageError naming the path."""
     with _aside(path, "w", encoding="utf-8", errors="replace") as file:
         file.write(text)
+
+
+def save_lines(path: Path, lines: Iterable[str]) -> None:
+    """Write UTF-8, line by line as they are made; half a surrogate pair becomes its escape, as in JSON.
+
+    Raises UsageError naming the path.
+    """
+    with _aside(path, "wb") as file:
+        for line in lines:
+            file.write(f"{line}\n".encode("utf-8", "backslashreplace"))
 
 
 def save_bytes(path: Path, content: bytes) -> None:

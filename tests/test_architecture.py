@@ -20,7 +20,7 @@ FOLDERS = {"edgert": "edgert", "edgert.export": "export", "edgert.devices": "dev
 FLOORS = [
     {"__main__"},
     {"cli"},
-    {"bench", "chat", "compare"},
+    {"batch", "bench", "chat", "compare"},
     {"model"},
     {"answering", "machine", "settings", "shelf"},
     {"engine", "text"},

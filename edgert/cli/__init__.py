@@ -18,6 +18,7 @@ from edgert.suggestion import did_you_mean
 COMMANDS = (
     "chat",
     "generate",
+    "batch",
     "pull",
     "export",
     "list",

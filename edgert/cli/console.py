@@ -151,3 +151,22 @@ def phase_bar() -> Iterator[Callable[[str, int, int], None]]:
             bar.update(done - bar.pos)
 
         yield progress
+
+
+@contextmanager
+def line_bar(label: str) -> Iterator[Callable[[int, int, str], None]]:
+    """A bar for lines of a file, with the time left. Yields what is told (done, total, what else to show)."""
+    if sys.stderr is None or not sys.stderr.isatty():
+        yield lambda done, total, more: None
+        return
+    with ExitStack() as shown:
+        bar: Any = None
+
+        def progress(done: int, total: int, more: str) -> None:
+            nonlocal bar
+            if bar is None:
+                how: Any = {"label": label, "show_pos": True, "item_show_func": lambda item: item or ""}
+                bar = shown.enter_context(click.progressbar(length=total, file=sys.stderr, **how))
+            bar.update(done - bar.pos, more)
+
+        yield progress
