@@ -19,6 +19,8 @@ from edgert.answering.budget import CLOSING
 from edgert.answering.conversation import Conversation
 from edgert.answering.reply import Reply
 from edgert.answering.request import Options, Request, request
+from edgert.answering.rows import Rows
+from edgert.answering.session import Session
 from edgert.answering.stream import AsyncStream, Stream, wait_for, waker
 from edgert.bundle import CHAT_TEMPLATE, Bundle, open_bundle
 from edgert.engine import loading, memory
@@ -77,6 +79,7 @@ class Model:
         self._vocab = bundle.manifest.model.vocab_size
         self._grammars = Grammars(self.tokenizer, self._vocab, bundle.manifest.generation.eos_token_ids)
         self._worker = Worker(Engine(loaded.decoder))
+        self.rows = Rows(self._worker, bundle, loaded.graph)
         self.adapter: str | None = None
         self._adapters: dict[str, Mapping[str, OrtValue]] = {}
         memory.give_back()
@@ -142,13 +145,28 @@ class Model:
         return request(self.sampling, dict(options))
 
     def conversation(
-        self, system: str | None = None, messages: Iterable[Message] = (), **options: Unpack[Options]
+        self,
+        system: str | None = None,
+        messages: Iterable[Message] = (),
+        *,
+        session: str | Path | None = None,
+        **options: Unpack[Options],
     ) -> Conversation:
         """A conversation that remembers what was said. `messages`: those of an earlier one, to go on with.
 
-        `options` are those of all its answers. Raises UsageError.
+        `session`: a folder where it is kept, after every turn, and from which another process goes on with
+        it, without reading again what the same bundle has read. A session that is there already has its own
+        messages. `options` are those of all its answers. Raises UsageError.
         """
-        return Conversation(self, system, messages, options)
+        if session is None:
+            return Conversation(self, system, messages, options)
+        kept = Session(Path(session))
+        if kept.messages and (system is not None or messages):
+            raise UsageError(f"{kept.folder} has messages already: leave out others, and the system prompt")
+        conversation = Conversation(self, system, kept.messages or messages, options, kept)
+        if kept.messages:
+            self.rows.fill(conversation, kept)
+        return conversation
 
     def use(self, adapter: str | None) -> None:
         """Answer with an adapter of the bundle from now on, or with the base alone for None.
@@ -162,7 +180,7 @@ class Model:
 
         def switch(engine: Engine) -> None:
             engine.decoder.use(values)
-            self.adapter = adapter
+            self.adapter = self.rows.adapter = adapter
 
         if not self._worker.do_while_idle(switch):
             raise UsageError("something is being answered: choose an adapter before or after that")

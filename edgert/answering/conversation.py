@@ -11,6 +11,7 @@ from typing import Any, Protocol, TypeAlias, TypeVar, Unpack
 
 from edgert.answering.answer import Ended
 from edgert.answering.request import Options, Request
+from edgert.answering.session import Row, Session
 from edgert.answering.stream import AsyncStream, Reading, Stream
 from edgert.errors import UsageError
 from edgert.saving import save_text
@@ -19,6 +20,12 @@ from edgert.text.template import Message, check_messages
 # A message's text, or the parts of it that OpenAI's clients send.
 Content: TypeAlias = str | Sequence[Mapping[str, Any]]
 AnyReading = TypeVar("AnyReading", bound=Reading)
+
+
+class RowsOf(Protocol):
+    """What the cache holds."""
+
+    def of(self, owner: object) -> Row | None: ...
 
 
 class Answerer(Protocol):
@@ -34,6 +41,9 @@ class Answerer(Protocol):
         self, prompt: Iterable[Message], request: Request, owner: object | None, ended: Ended
     ) -> AsyncStream: ...
 
+    @property
+    def rows(self) -> RowsOf: ...
+
 
 class Conversation:
     """A system prompt, if any, and the turns after it. One question at a time; for one thread or task.
@@ -46,10 +56,17 @@ class Conversation:
     """
 
     def __init__(
-        self, model: Answerer, system: str | None, messages: Iterable[Message], options: Options
+        self,
+        model: Answerer,
+        system: str | None,
+        messages: Iterable[Message],
+        options: Options,
+        session: Session | None = None,
     ) -> None:
         self.system = system
         self.options = options
+        self.session = session
+        self._unsaved: UsageError | None = None
         self.turns: list[dict[str, Any]] = []
         self._model = model
         self._ended = threading.Event()
@@ -70,7 +87,8 @@ class Conversation:
         An answer that was stopped is remembered as far as it came, one that ended as a loop up to where it
         began to repeat itself. A question that failed, or was stopped before the first token, is forgotten.
         `options` override the conversation's own.
-        Raises PromptTooLong, UsageError; also while an earlier answer is still being made.
+        Raises PromptTooLong, UsageError; also while an earlier answer is still being made, and once if the
+        last turn could not be saved to the session.
         """
         request, ended = self._ask(content, options)
         try:
@@ -100,6 +118,8 @@ class Conversation:
         """Forget all turns, keep the system prompt."""
         self._wait()
         self.turns.clear()
+        if self.session is not None:
+            self.session.save(self.messages, None)
 
     def restore(self, messages: Iterable[Message]) -> None:
         """Go on from other messages; a system prompt at their head becomes the conversation's.
@@ -152,6 +172,9 @@ class Conversation:
     def _ask(self, content: Content, options: Options) -> tuple[Request, Ended]:
         """The request, and what is to be called when its answer has ended."""
         self._wait()
+        unsaved, self._unsaved = self._unsaved, None
+        if unsaved is not None:
+            raise unsaved
         merged: Options = {**self.options, **options}
         request = self._model.request(**merged)
         question = {"role": "user", "content": content}
@@ -169,7 +192,17 @@ class Conversation:
             self.turns = [turn for turn in self.turns if turn is not question]
         elif any(turn is question for turn in self.turns):
             self.turns.append({"role": "assistant", "content": text})
+            self._keep()
         ended.set()
+
+    def _keep(self) -> None:
+        """Save the session before the reader sees the end; what goes wrong is raised at the next question."""
+        if self.session is None:
+            return
+        try:
+            self.session.save(self.messages, self._model.rows.of(self))
+        except UsageError as error:
+            self._unsaved = error
 
     def _wait(self) -> None:
         """Until the work of an answer that nobody reads any more has ended: a step at most."""

@@ -56,6 +56,17 @@ class KVPool:
             self._views[first, count] = {part: as_value(array) for part, array in rows.items()}
         return self._views[first, count]
 
+    def read(self, row: int, start: int, stop: int) -> npt.NDArray[np.generic]:
+        """A copy of what a row holds of the tokens from `start` to `stop`, (2 · layers, KV heads, tokens,
+        head_dim); only where the pool `joins` rows.
+        """
+        return np.stack([array[row, :, start:stop] for array in self._arrays.values()])
+
+    def write(self, row: int, start: int, content: npt.NDArray[np.generic]) -> None:
+        """Put back what `read` gave, from the token `start` on; only where the pool `joins` rows."""
+        for array, part in zip(self._arrays.values(), content, strict=True):
+            array[row, :, start : start + content.shape[2]] = part
+
     def copy(self, source: int, target: int, length: int) -> None:
         """Copy the first `length` tokens of a row to another; only where the pool `joins` rows."""
         for array in self._arrays.values():

@@ -83,6 +83,10 @@ class Slots:
         slot.busy, slot.owner = True, owner
         return slot
 
+    def of(self, owner: object) -> Slot | None:
+        """The row that an owner worked in last, unless somebody else needed it."""
+        return next((slot for slot in self._slots if slot.owner is owner), None)
+
     def release(self, slot: Slot) -> None:
         """Give a row back; what it holds stays until the row is needed."""
         slot.busy, slot.released = False, next(self._releases)

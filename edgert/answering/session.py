@@ -1,0 +1,181 @@
+"""Session: a conversation kept in a folder, so that another process goes on with it.
+
+`session.json` has the messages and is complete by itself. Keys and values lie beside it in pieces, one for
+each turn, so that a turn writes only what is new. Every file is written aside, flushed and renamed, pieces
+before the text that names them: whenever a process dies, the last whole turn is there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import mmap
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Annotated, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from edgert.bundle.record import Between, Matching, read_record
+from edgert.errors import UsageError
+from edgert.saving import save_bytes, save_text
+from edgert.text.template import Message, check_messages
+
+TEXT = "session.json"
+FORMAT = 1
+PIECE = r"kv-\d+\.bin"
+
+KeysAndValues: TypeAlias = npt.NDArray[np.generic]  # (2 · layers, KV heads, tokens, head_dim)
+
+
+@dataclass(frozen=True)
+class Form:
+    """Of keys and values: `of`, which graph of which bundle made them, and what they are stored as."""
+
+    of: str
+    parts: int  # 2 · layers
+    heads: int
+    head_dim: int
+    dtype: str
+
+    def open(self, memory: mmap.mmap, tokens: int) -> KeysAndValues:
+        """Raises ValueError for memory of another size."""
+        return np.frombuffer(memory, self.dtype).reshape(self.parts, self.heads, tokens, self.head_dim)
+
+
+@dataclass(frozen=True)
+class Row:
+    """What a row of the cache holds: its tokens, and `read`, their keys and values from one to another."""
+
+    form: Form
+    tokens: Sequence[int]
+    read: Callable[[int, int], KeysAndValues]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Keys and values of `tokens` tokens in a file of their own; the first `used` of them still hold."""
+
+    file: Annotated[str, Matching(PIECE, "a piece of a session")]
+    blake2b: str
+    tokens: Annotated[int, Between(1, 1 << 31)]
+    used: Annotated[int, Between(1, 1 << 31)]
+
+
+@dataclass(frozen=True)
+class Cache:
+    """The tokens that the pieces hold together, and of which graph they are."""
+
+    of: str = ""
+    tokens: tuple[int, ...] = ()
+    pieces: tuple[Piece, ...] = ()
+
+
+class Session:
+    """One folder. It may not exist yet; a damaged `session.json` is refused and stays as it is."""
+
+    def __init__(self, folder: Path) -> None:
+        """Read what is there. Raises UsageError naming the file."""
+        self.folder = folder
+        self.messages: list[Message] = []
+        self.cache = Cache()
+        if (folder / TEXT).exists():
+            self.messages, self.cache = _read(folder / TEXT)
+
+    def save(self, messages: Sequence[Message], row: Row | None) -> None:
+        """Keep the conversation as it stands, with what its row holds. Raises UsageError."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        except OSError as error:
+            raise UsageError(f"can't keep the session in {self.folder}: {error}") from error
+        cache = Cache() if row is None else self._extended(row)
+        table = {"format": FORMAT, "messages": [*messages], "cache": asdict(cache)}
+        save_text(self.folder / TEXT, json.dumps(table, ensure_ascii=False) + "\n")
+        self.messages, self.cache = [*messages], cache
+        self._sweep()
+
+    def keys_and_values(self, form: Form) -> list[KeysAndValues]:
+        """Those of `cache.tokens`, a piece after another, mapped from their files.
+
+        Raises ValueError, in words for people, if they were made by another graph, or are damaged.
+        """
+        if self.cache.of != form.of:
+            raise ValueError("its keys and values were made by another bundle, or another form of it")
+        if sum(piece.used for piece in self.cache.pieces) != len(self.cache.tokens):
+            raise ValueError("its keys and values are of other tokens")
+        return [self._open(piece, form) for piece in self.cache.pieces]
+
+    def _open(self, piece: Piece, form: Form) -> KeysAndValues:
+        try:
+            with (self.folder / piece.file).open("rb") as file:
+                memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            if hashlib.blake2b(memory).hexdigest() != piece.blake2b:
+                raise ValueError("another checksum")
+            return form.open(memory, piece.tokens)[:, :, : piece.used]
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{piece.file} is damaged ({error})") from error
+
+    def _extended(self, row: Row) -> Cache:
+        """The pieces that still hold, and one more with what is new in the row."""
+        same, pieces = 0, list[Piece]()
+        if self.cache.of == row.form.of:
+            same = _common(self.cache.tokens, row.tokens)
+            pieces = _first(self.cache.pieces, same)
+        new = len(row.tokens) - same
+        if new:
+            content = np.ascontiguousarray(row.read(same, len(row.tokens))).tobytes()
+            name = f"kv-{self._next()}.bin"
+            save_bytes(self.folder / name, content)
+            pieces.append(Piece(name, hashlib.blake2b(content).hexdigest(), new, new))
+        return Cache(row.form.of, tuple(row.tokens), tuple(pieces))
+
+    def _next(self) -> int:
+        """A number that no piece has: one that is named must never be written over."""
+        return 1 + max((int(path.stem.partition("-")[2]) for path in self._pieces()), default=0)
+
+    def _pieces(self) -> list[Path]:
+        return [path for path in self.folder.glob("kv-*.bin") if re.fullmatch(PIECE, path.name)]
+
+    def _sweep(self) -> None:
+        """Remove pieces that nothing names any more."""
+        named = {piece.file for piece in self.cache.pieces}
+        for path in self._pieces():
+            if path.name not in named:
+                with contextlib.suppress(OSError):  # still mapped, on Windows: the next turn tries again
+                    path.unlink()
+
+
+def _read(path: Path) -> tuple[list[Message], Cache]:
+    """Raises UsageError."""
+    try:
+        table = json.loads(path.read_text("utf-8"))
+        if table["format"] != FORMAT:
+            raise ValueError(f"format {table['format']} instead of {FORMAT}: another edgert wrote it")
+        if table["messages"]:
+            check_messages(table["messages"])
+        return table["messages"], read_record(Cache, table["cache"])
+    except (OSError, ValueError, KeyError, TypeError, UsageError) as error:
+        raise UsageError(f"{path} can't be read ({error}); it stays as it is, choose another name") from error
+
+
+def _common(one: Sequence[int], other: Sequence[int]) -> int:
+    """How many tokens at the start are the same."""
+    for index, (left, right) in enumerate(zip(one, other, strict=False)):
+        if left != right:
+            return index
+    return min(len(one), len(other))
+
+
+def _first(pieces: Sequence[Piece], tokens: int) -> list[Piece]:
+    """Those that hold the first tokens, the last of them cut."""
+    kept: list[Piece] = []
+    for piece in pieces:
+        used = min(piece.used, tokens - sum(earlier.used for earlier in kept))
+        if used <= 0:
+            break
+        kept.append(replace(piece, used=used))
+    return kept

@@ -1,0 +1,167 @@
+"""Sessions: another process goes on where the last one stopped, whatever happened to the files in between."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+import edgert
+from edgert.answering.session import TEXT, Session
+from edgert.export import ExportOptions, export
+
+ASKED = ("the quick brown fox", "jumps over", "the lazy dog", "again")
+OPTIONS = {"max_tokens": 8, "temperature": 0.0}
+
+
+def talk(chat, questions):
+    return [
+        (reply.token_ids, reply.timings.cached_tokens) for reply in (chat.send(q).reply for q in questions)
+    ]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tmp_path / "talk"
+
+
+@pytest.fixture
+def whole(bundles):
+    """What a process says that never stops."""
+    with edgert.load(bundles()) as model:
+        return talk(model.conversation(**OPTIONS), ASKED)
+
+
+def test_another_process_says_the_same_and_reads_nothing_again(bundles, folder, whole):
+    for number, question in enumerate(ASKED):
+        with edgert.load(bundles()) as model:
+            chat = model.conversation(session=folder, **OPTIONS)
+            assert talk(chat, [question]) == [whole[number]]
+            assert len(chat.turns) == 2 * number + 2
+    pieces = Session(folder).cache.pieces
+    assert len(pieces) == len(ASKED) and {path.name for path in folder.iterdir()} == {
+        TEXT,
+        *(piece.file for piece in pieces),
+    }
+
+
+def test_int8_keys_and_values_are_kept_as_they_are(checkpoints, folder, tmp_path):
+    bundle = tmp_path / "b"
+    export(checkpoints("llama"), bundle, ExportOptions(kv="int8", verify=False))
+    with edgert.load(bundle) as model:
+        first = talk(model.conversation(**OPTIONS), ASKED)
+        kept = model.conversation(session=folder, **OPTIONS)
+        talk(kept, ASKED[:2])
+    facts = edgert.open_bundle(bundle).manifest.model
+    size = 2 * facts.num_layers * facts.num_kv_heads * facts.head_dim
+    cache = Session(folder).cache
+    for piece in cache.pieces:
+        assert (folder / piece.file).stat().st_size == size * piece.tokens
+    with edgert.load(bundle) as model:
+        assert talk(model.conversation(session=folder, **OPTIONS), ASKED[2:]) == first[2:]
+
+
+def damage(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("harm", "said"),
+    [
+        (damage, r"kv-1.bin is damaged \(another checksum\)"),
+        (lambda path: path.write_bytes(b""), "kv-1.bin is damaged"),
+        (lambda path: path.unlink(), "kv-1.bin is damaged"),
+    ],
+)
+def test_damaged_keys_and_values_are_computed_again(bundles, folder, whole, harm, said):
+    with edgert.load(bundles()) as model:
+        talk(model.conversation(session=folder, **OPTIONS), ASKED[:2])
+    harm(folder / "kv-1.bin")
+    with edgert.load(bundles()) as model:
+        with pytest.warns(edgert.EdgertWarning, match=f"{said}.*: its text is read again"):
+            chat = model.conversation(session=folder, **OPTIONS)
+        (tokens, cached), *_ = talk(chat, ASKED[2:3])
+        assert tokens == whole[2][0] and cached == 0
+
+
+def test_another_bundle_reads_the_text_again(bundles, folder):
+    with edgert.load(bundles()) as model:
+        talk(model.conversation(session=folder, **OPTIONS), ASKED[:1])
+    with (
+        edgert.load(bundles(quant="fp32")) as model,
+        pytest.warns(edgert.EdgertWarning, match="made by another bundle, or another form of it"),
+    ):
+        chat = model.conversation(session=folder, **OPTIONS)
+    assert [turn["role"] for turn in chat.turns] == ["user", "assistant"]
+
+
+@pytest.mark.parametrize("text", ["", "{", '{"format": 9, "messages": [], "cache": {}}', '{"format": 1}'])
+def test_a_text_that_cannot_be_read_is_refused_and_stays(bundles, folder, text):
+    folder.mkdir()
+    (folder / TEXT).write_text(text)
+    with edgert.load(bundles()) as model, pytest.raises(edgert.UsageError, match="can't be read"):
+        model.conversation(session=folder)
+    assert (folder / TEXT).read_text() == text
+
+
+def test_what_was_taken_back_is_not_kept(bundles, folder, model):
+    chat = model.conversation(session=folder, **OPTIONS)
+    talk(chat, ASKED[:2])
+    chat.take_back()
+    chat.send("something else").reply  # noqa: B018 - waits
+    assert [turn["content"] for turn in Session(folder).messages if turn["role"] == "user"] == [
+        ASKED[0],
+        "something else",
+    ]
+    chat.clear()
+    assert Session(folder).messages == [] and [path.name for path in folder.iterdir()] == [TEXT]
+
+
+def test_a_turn_that_cannot_be_saved_is_told(model, tmp_path):
+    (tmp_path / "file").write_text("")
+    chat = model.conversation(session=tmp_path / "file" / "talk", **OPTIONS)
+    chat.send("the fox").reply  # noqa: B018 - waits
+    with pytest.raises(edgert.UsageError, match="can't keep the session"):
+        chat.send("jumps")
+    assert len(chat.turns) == 2
+
+
+def test_a_session_has_its_own_messages(model, folder):
+    talk(model.conversation(session=folder, **OPTIONS), ASKED[:1])
+    with pytest.raises(edgert.UsageError, match="has messages already"):
+        model.conversation("Be brief.", session=folder)
+
+
+KILLED = """
+import sys, edgert
+model = edgert.load(sys.argv[1])
+chat = model.conversation(session=sys.argv[2], max_tokens=3)
+for number in range(len(chat.turns) // 2, 400):
+    chat.send(f"question {number}").reply
+    print(number, flush=True)
+    if number % 6 == 5:
+        chat.restore([])
+"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no SIGKILL")
+def test_whenever_a_process_dies_the_last_whole_turn_is_there(bundles, folder):
+    command = [sys.executable, "-W", "ignore", "-c", KILLED, str(bundles()), str(folder)]
+    with edgert.load(bundles()) as model:
+        form = model.rows.form
+    for attempt in range(6):
+        with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+            said = [process.stdout.readline() for _ in range(2)]
+            time.sleep(0.013 * attempt)
+            os.kill(process.pid, signal.SIGKILL)
+            said += process.stdout.read().splitlines()
+        last, kept = int(said[-1]), Session(folder)
+        asked = [turn["content"] for turn in kept.messages if turn["role"] == "user"]
+        assert asked[-1] in (f"question {last}", f"question {last + 1}") and len(kept.messages) % 2 == 0
+        held = sum(piece.shape[2] for piece in kept.keys_and_values(form))
+        assert held == len(kept.cache.tokens)
+        (folder / TEXT).unlink()
