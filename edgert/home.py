@@ -32,6 +32,18 @@ def config_file() -> Path:
     return _config_folder() / "edgert" / "config.toml"
 
 
+def state_folder() -> Path:
+    """Where what a user typed is kept, or EDGERT_STATE; it may not exist yet."""
+    override = os.environ.get("EDGERT_STATE")
+    if override:
+        return Path(override).expanduser()
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local") / "edgert"
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Application Support" / "edgert"
+    return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "edgert"
+
+
 def _config_folder() -> Path:
     if sys.platform == "win32":
         return Path(os.environ.get("APPDATA") or Path.home() / "AppData" / "Roaming")

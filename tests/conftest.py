@@ -30,6 +30,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Nothing a test does reaches the user's own folders, nor depends on them."""
     monkeypatch.setenv("EDGERT_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("EDGERT_CONFIG", str(tmp_path / "config.toml"))
+    monkeypatch.setenv("EDGERT_STATE", str(tmp_path / "state"))
     return tmp_path / "home"
 
 

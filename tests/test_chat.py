@@ -1,5 +1,6 @@
 """The chat at the terminal, driven by typed lines."""
 
+import base64
 import json
 import os
 import subprocess
@@ -94,6 +95,8 @@ def test_set_changes_and_lists(typed):
         ("/set top_k 'x'", "top_k must be a whole number"),
         ("/dance", "unknown command '/dance'"),
         ("/save", "/save needs a file name"),
+        ("/file nowhere.txt", "/file: can't read nowhere.txt: No such file"),
+        ("/copy", "/copy: there is no answer yet"),
         ("/load nowhere.json", "can't load nowhere.json"),
         ("/save /nowhere/at/all.json", "can't save to"),
     ],
@@ -224,3 +227,37 @@ def test_stats(model, capsys):
     assert f"{timings.decode_tokens_per_s:.1f} tokens per second" in last
     assert last.endswith(f"{timings.cached_tokens} of {timings.prompt_tokens} prompt tokens reused")
     assert timings.cached_tokens > 0
+
+
+def test_a_file_goes_before_the_next_question(typed, tmp_path):
+    (tmp_path / "notes.txt").write_text("a lazy dog\n")
+    session, out, _ = typed(f"/file {tmp_path / 'notes.txt'}", "the fox", "the cow")
+    asked = [turn["content"] for turn in session._conversation.turns[::2]]
+    assert asked == ["a lazy dog\n\nthe fox", "the cow"]
+    assert "notes.txt goes before the next question (10 characters)." in out
+
+
+def test_a_file_stays_until_a_question_is_answered(typed, tmp_path):
+    (tmp_path / "notes.txt").write_text("a lazy dog")
+    session, _, err = typed(f"/file {tmp_path / 'notes.txt'}", "fox " * 400, "the fox")
+    assert "the context holds" in err
+    assert session._conversation.turns[0]["content"] == "a lazy dog\n\nthe fox"
+
+
+def test_edit_asks_what_the_editor_saved(typed, monkeypatch):
+    monkeypatch.setattr("click.edit", lambda text, extension: f"{text} fox\n")
+    session, out, _ = typed("/edit the")
+    assert session._conversation.turns[0]["content"] == "the fox" and "the fox\n" in out
+    monkeypatch.setattr("click.edit", lambda text, extension: None)
+    assert typed("/edit")[2] == "/edit: nothing was saved, so nothing is asked\n"
+
+
+def test_copy_asks_the_terminal(model, monkeypatch, capsys):
+    chat = Chat(model, {"max_tokens": 6})
+    chat.answer("the fox")
+    capsys.readouterr()
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    chat._commands.run("/copy")
+    answer = chat._conversation.turns[-1]["content"]
+    code = base64.b64encode(answer.encode()).decode()
+    assert f"\x1b]52;c;{code}\x07" in capsys.readouterr().out

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import click
 
 from edgert.answering.conversation import Content, Conversation
 from edgert.answering.request import Options
-from edgert.chat import setting
+from edgert.chat import clipboard, setting
 from edgert.errors import EdgertError, UsageError
 from edgert.model import Model
 from edgert.suggestion import did_you_mean
@@ -22,11 +22,15 @@ HELP = """\
 /system [TEXT]      show or set the system prompt; the conversation starts over
 /set [NAME VALUE]   show or change a setting: temperature, top_p, top_k, max_tokens, seed, …
 /retry              answer the last question again
+/edit [TEXT]        write a question in $EDITOR
+/file PATH          put a text file before the next question
+/copy               copy the last answer to the clipboard
 /save FILE          write the conversation to a JSON file
 /load FILE          go on with a saved conversation
 /exit               leave (or Ctrl-D)
 Ctrl-C stops an answer and keeps the conversation. Several lines that are pasted are one question; to type
 several, end a line with \\, or put them between \"\"\" and \"\"\"."""
+TAKE_FILES = ("/file", "/load", "/save")
 LEAVING = ("exit", "quit", "bye")
 
 
@@ -37,12 +41,16 @@ class Commands:
         self._model = model
         self._conversation = conversation
         self._answer = answer
+        self.files: list[str] = []  # texts that go before the next question
         self._table: dict[str, Callable[[str], None]] = {
             "help": lambda _: click.echo(HELP),
             "clear": self._clear,
             "system": self._system,
             "set": self._set,
             "retry": self._retry,
+            "edit": self._edit,
+            "file": self._file,
+            "copy": self._copy,
             "save": self._save,
             "load": self.load,
         }
@@ -68,6 +76,41 @@ class Commands:
             )
         self._table[name.lower()](argument.strip())
 
+    def with_files(self, question: str) -> str:
+        """A question below the texts that `/file` has read."""
+        return "\n\n".join([*self.files, question])
+
+    def _edit(self, text: str) -> None:
+        try:
+            question = (click.edit(text, extension=".md") or "").strip()
+        except click.ClickException as error:
+            raise UsageError(f"/edit: {error.message}; set the variable EDITOR") from error
+        if not question:
+            raise UsageError("/edit: nothing was saved, so nothing is asked")
+        click.echo(question)
+        self._answer(self.with_files(question))
+        self.files.clear()
+
+    def _file(self, name: str) -> None:
+        path = _path(name, "/file")
+        try:
+            text = path.read_text("utf-8-sig").strip()
+        except OSError as error:
+            raise UsageError(f"/file: can't read {path}: {error.strerror or error}") from error
+        except UnicodeDecodeError as error:
+            raise UsageError(f"/file: {path} is not UTF-8 text (byte {error.start})") from error
+        if not text:
+            raise UsageError(f"/file: {path} is empty")
+        self.files.append(text)
+        click.echo(f"{path} goes before the next question ({len(text)} characters).")
+
+    def _copy(self, _: str) -> None:
+        turns = self._conversation.turns
+        if not turns or turns[-1]["role"] != "assistant":
+            raise UsageError("/copy: there is no answer yet")
+        clipboard.copy(self._said(turns[-1]))
+        click.echo("Copied, if the terminal lets programs do so.")
+
     def _retry(self, _: str) -> None:
         before = self._conversation.messages
         try:
@@ -78,6 +121,7 @@ class Commands:
 
     def _clear(self, _: str) -> None:
         self._conversation.clear()
+        self.files.clear()
         click.echo("The conversation is forgotten.")
 
     def _system(self, text: str) -> None:
@@ -115,12 +159,14 @@ class Commands:
     def load(self, name: str) -> None:
         """Go on with a saved conversation, and show it."""
         self._conversation.load(_path(name, "/load"))
-        thinks = self._model.template is not None and self._model.template.thinks
         for turn in self._conversation.turns:
-            said = turn["content"]
-            if thinks and turn["role"] == "assistant" and isinstance(said, str):
-                said = without_thought(said)
-            click.echo(f"{'> ' if turn['role'] == 'user' else ''}{said}")
+            click.echo(f"{'> ' if turn['role'] == 'user' else ''}{self._said(turn)}")
+
+    def _said(self, turn: Mapping[str, Any]) -> str:
+        """A turn as people read it: an answer without the thought."""
+        thinks = self._model.template is not None and self._model.template.thinks
+        said = str(turn["content"])
+        return without_thought(said) if thinks and turn["role"] == "assistant" else said
 
 
 def _path(name: str, command: str) -> Path:

@@ -3,13 +3,34 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
+import os
 import select
 import sys
+from collections.abc import Sequence
+from typing import Protocol
 
 QUOTES = '"""'
 GOES_ON = "\\"  # at a line's end
 MORE = "... "  # the prompt of further lines
 PASTE_S = 0.02  # within which the next line of a paste is there; nobody types that fast
+
+
+class Input(Protocol):
+    """Where questions come from."""
+
+    def read(self, prompt: str) -> str:
+        """The next question. Raises EOFError at the end of input, KeyboardInterrupt."""
+
+
+def open_input(commands: Sequence[str]) -> Input:
+    """With an editor, Tab and history where the extra [chat] is installed, or else plain."""
+    terminal = sys.stdin.isatty() and sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
+    if terminal and importlib.util.find_spec("prompt_toolkit"):
+        from edgert.chat.editing import EditedInput
+
+        return EditedInput(commands)
+    return PlainInput()
 
 
 class PlainInput:

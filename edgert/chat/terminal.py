@@ -9,7 +9,7 @@ from edgert.answering.reply import Chunk, Timings
 from edgert.answering.request import Options
 from edgert.chat import notices
 from edgert.chat.commands import LEAVING, Commands
-from edgert.chat.input import PlainInput
+from edgert.chat.input import Input, open_input
 from edgert.chat.printing import Printer, Shown
 from edgert.errors import EdgertError, PromptTooLong
 from edgert.model import Model
@@ -41,7 +41,7 @@ class Chat:
             f"{manifest.name} · {manifest.quantization.scheme} · {self._model.profile.name}, "
             f"{threads} threads · context {context} · /help lists the commands"
         )
-        typed = PlainInput()
+        typed = open_input(self._commands.names)
         while (question := self._read(typed)) is not None:
             if question.strip() in [f"/{name}" for name in LEAVING]:
                 return
@@ -73,7 +73,7 @@ class Chat:
         """What stands before the place to type."""
         return ">>> "
 
-    def _read(self, typed: PlainInput) -> str | None:
+    def _read(self, typed: Input) -> str | None:
         """A question; None at the end of input. Ctrl-C clears what was typed."""
         while True:
             try:
@@ -88,7 +88,8 @@ class Chat:
         if self._commands.is_command(question):
             self._commands.run(question)
         elif question.strip():
-            self.answer(question)
+            self.answer(self._commands.with_files(question))
+            self._commands.files.clear()
 
 
 def _advised(error: EdgertError) -> str:

@@ -95,7 +95,7 @@ def generate(
     if as_json:
         click.echo(json.dumps(_reply_json(stream.reply), ensure_ascii=False, indent=2))
         return
-    printer = Printer(shown)
+    printer = Printer(shown, raw=raw)
     for chunk in stream:
         printer.show(chunk)
     printer.end()
