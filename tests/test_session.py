@@ -1,5 +1,6 @@
 """Sessions: another process goes on where the last one stopped, whatever happened to the files in between."""
 
+import json
 import os
 import signal
 import subprocess
@@ -7,9 +8,11 @@ import sys
 import time
 
 import pytest
+from click.testing import CliRunner
 
 import edgert
 from edgert.answering.session import TEXT, Session
+from edgert.cli import main
 from edgert.export import ExportOptions, export
 
 ASKED = ("the quick brown fox", "jumps over", "the lazy dog", "again")
@@ -165,3 +168,26 @@ def test_whenever_a_process_dies_the_last_whole_turn_is_there(bundles, folder):
         held = sum(piece.shape[2] for piece in kept.keys_and_values(form))
         assert held == len(kept.cache.tokens)
         (folder / TEXT).unlink()
+
+
+def run(*arguments, **more):
+    result = CliRunner().invoke(main, [*map(str, arguments)], **more)
+    return result.output
+
+
+def test_the_chat_keeps_what_was_said_and_goes_on(bundles):
+    talks = ["chat", bundles(), "--max-tokens", "4"]
+    run(*talks, "--session", "garden", input="the fox")
+    run(*talks, "--continue", input="jumps")
+    assert run("sessions").split()[0::20] == ["garden"] and "2 questions" in run("sessions")
+    said = json.loads(run("sessions", "export", "garden"))["messages"]
+    assert [turn["content"] for turn in said[::2]] == ["the fox", "jumps"]
+    assert run("sessions", "show", "garden").startswith("> the fox\n")
+    assert "did you mean" in run("sessions", "show", "gardem")
+    assert run("sessions", "rm", "garden") == "garden: removed\n"
+    assert "begin one with" in run("sessions") and "no session is kept yet" in run(*talks, "--continue")
+
+
+def test_names_are_no_paths(bundles):
+    assert "is no name of a session" in run("chat", bundles(), "--session", "../x", input="fox")
+    assert "choose one" in run("chat", bundles(), "--session", "x", "--continue", input="fox")

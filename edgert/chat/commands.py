@@ -159,6 +159,10 @@ class Commands:
     def load(self, name: str) -> None:
         """Go on with a saved conversation, and show it."""
         self._conversation.load(_path(name, "/load"))
+        self.show()
+
+    def show(self) -> None:
+        """What was said so far, without thoughts."""
         for turn in self._conversation.turns:
             click.echo(f"{'> ' if turn['role'] == 'user' else ''}{self._said(turn)}")
 

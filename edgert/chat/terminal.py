@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
 from edgert.answering.conversation import Content
@@ -16,7 +18,9 @@ from edgert.model import Model
 
 
 class Chat:
-    """One user, one model, one conversation. `stats` tells after each answer how fast it came."""
+    """One user, one model, one conversation. `stats` tells after each answer how fast it came; `session` is
+    the folder where the conversation is kept.
+    """
 
     def __init__(
         self,
@@ -24,13 +28,15 @@ class Chat:
         options: Options,
         system: str | None = None,
         thinking: Shown | None = None,
+        *,
         stats: bool = False,
+        session: Path | None = None,
     ) -> None:
         self._model = model
         self._thinking = thinking
         self._stats = stats
         own: Options = {"stop_loops": True, **options}
-        self._conversation = model.conversation(system, **own)
+        self._conversation = model.conversation(system, session=session, **own)
         self._commands = Commands(model, self._conversation, self.answer)
 
     def loop(self) -> None:
@@ -41,6 +47,7 @@ class Chat:
             f"{manifest.name} · {manifest.quantization.scheme} · {self._model.profile.name}, "
             f"{threads} threads · context {context} · /help lists the commands"
         )
+        self._commands.show()  # of a session that goes on
         typed = open_input(self._commands.names)
         while (question := self._read(typed)) is not None:
             if question.strip() in [f"/{name}" for name in LEAVING]:

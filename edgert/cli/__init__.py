@@ -17,6 +17,7 @@ from edgert.suggestion import did_you_mean
 # In the order of the help screen.
 COMMANDS = (
     "chat",
+    "sessions",
     "generate",
     "batch",
     "pull",

@@ -27,6 +27,13 @@ def kept(_ctx: click.Context, _param: click.Parameter, typed: str) -> Completion
     return _beginning(typed, [kept.name for kept in (*shelf.bundles(), *shelf.checkpoints())])
 
 
+def sessions(_ctx: click.Context, _param: click.Parameter, typed: str) -> Completions:
+    """Conversations that were kept."""
+    from edgert.chat.sessions import kept
+
+    return _beginning(typed, [session.name for session in kept()])
+
+
 def devices(_ctx: click.Context, _param: click.Parameter, typed: str) -> Completions:
     """Profiles; where none begins so, files."""
     from edgert.devices import names
