@@ -16,7 +16,7 @@ from typing import Any, Self, SupportsInt, TypeAlias, Unpack
 from edgert import devices, shelf
 from edgert.answering.answer import Answer, Asked, Ended, Score, ignore
 from edgert.answering.budget import CLOSING
-from edgert.answering.conversation import Conversation
+from edgert.answering.conversation import Conversation, Overflow
 from edgert.answering.reply import Reply
 from edgert.answering.request import Options, Request, request
 from edgert.answering.rows import Rows
@@ -150,20 +150,23 @@ class Model:
         messages: Iterable[Message] = (),
         *,
         session: str | Path | None = None,
+        overflow: Overflow = "error",
         **options: Unpack[Options],
     ) -> Conversation:
         """A conversation that remembers what was said. `messages`: those of an earlier one, to go on with.
 
         `session`: a folder where it is kept, after every turn, and from which another process goes on with
         it, without reading again what the same bundle has read. A session that is there already has its own
-        messages. `options` are those of all its answers. Raises UsageError.
+        messages. `overflow`: see `Conversation`. `options` are those of all its answers. Raises UsageError.
         """
         if session is None:
-            return Conversation(self, system, messages, options)
+            return Conversation(self, system, messages, options, overflow=overflow)
         kept = Session(Path(session))
         if kept.messages and (system is not None or messages):
             raise UsageError(f"{kept.folder} has messages already: leave out others, and the system prompt")
-        conversation = Conversation(self, system, kept.messages or messages, options, kept)
+        conversation = Conversation(
+            self, system, kept.messages or messages, options, session=kept, overflow=overflow
+        )
         if kept.messages:
             self.rows.fill(conversation, kept)
         return conversation

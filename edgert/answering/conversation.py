@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import json
 import threading
+import warnings
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias, TypeVar, Unpack
+from typing import Any, Literal, Protocol, TypeAlias, TypeVar, Unpack, get_args
 
 from edgert.answering.answer import Ended
 from edgert.answering.request import Options, Request
 from edgert.answering.session import Row, Session
 from edgert.answering.stream import AsyncStream, Reading, Stream
-from edgert.errors import UsageError
+from edgert.errors import EdgertWarning, UsageError
 from edgert.saving import save_text
 from edgert.text.template import Message, check_messages
 
 # A message's text, or the parts of it that OpenAI's clients send.
 Content: TypeAlias = str | Sequence[Mapping[str, Any]]
 AnyReading = TypeVar("AnyReading", bound=Reading)
+
+
+Overflow: TypeAlias = Literal["error", "drop-oldest-turns"]
+ROOM = 4  # an answer has room as long as this part of the context is free, or all that it may have
 
 
 class RowsOf(Protocol):
@@ -44,6 +49,13 @@ class Answerer(Protocol):
     @property
     def rows(self) -> RowsOf: ...
 
+    @property
+    def context(self) -> int: ...
+
+    def tokens_of(
+        self, prompt: Iterable[Message], *, special_tokens: bool, thinking: bool | None
+    ) -> list[int]: ...
+
 
 class Conversation:
     """A system prompt, if any, and the turns after it. One question at a time; for one thread or task.
@@ -53,6 +65,11 @@ class Conversation:
     Templates may change the past (R1's drops earlier thoughts): what follows the change is computed again.
     `timings.cached_tokens` tells how many were reused. Of more conversations than the model has room for, the
     one idle for longest loses its cache, and nothing else.
+
+    `overflow`: what happens where the context has no room for another answer. "error" raises PromptTooLong.
+    "drop-oldest-turns" leaves the oldest questions and answers out of prompts, with an EdgertWarning that
+    counts them, until the rest takes half the context: what is left is read again, so this is done rarely.
+    `left_out` counts the messages at the beginning of `turns` that prompts leave out.
     """
 
     def __init__(
@@ -61,10 +78,16 @@ class Conversation:
         system: str | None,
         messages: Iterable[Message],
         options: Options,
+        *,
         session: Session | None = None,
+        overflow: Overflow = "error",
     ) -> None:
+        if overflow not in get_args(Overflow):
+            raise UsageError(f"overflow must be one of {', '.join(get_args(Overflow))}, not {overflow!r}")
         self.system = system
         self.options = options
+        self.overflow = overflow
+        self.left_out = 0
         self.session = session
         self._unsaved: UsageError | None = None
         self.turns: list[dict[str, Any]] = []
@@ -78,8 +101,16 @@ class Conversation:
     @property
     def messages(self) -> list[Message]:
         """What the chat template is given."""
-        head: list[Message] = [{"role": "system", "content": self.system}] if self.system else []
-        return [*head, *self.turns]
+        return [*self._head, *self.turns[self.left_out :]]
+
+    @property
+    def history(self) -> list[Message]:
+        """All that was said, what prompts leave out included."""
+        return [*self._head, *self.turns]
+
+    @property
+    def _head(self) -> list[Message]:
+        return [{"role": "system", "content": self.system}] if self.system else []
 
     def send(self, content: Content, **options: Unpack[Options]) -> Stream:
         """Ask, and get the answer chunk by chunk; both are remembered.
@@ -92,6 +123,7 @@ class Conversation:
         """
         request, ended = self._ask(content, options)
         try:
+            self._make_room(request)
             return self._note(self._model.open_stream(self.messages, request, self, ended))
         except BaseException:
             ended(None)
@@ -104,6 +136,7 @@ class Conversation:
         """
         request, ended = self._ask(content, options)
         try:
+            self._make_room(request)
             return self._note(self._model.open_astream(self.messages, request, self, ended))
         except BaseException:
             ended(None)
@@ -118,8 +151,9 @@ class Conversation:
         """Forget all turns, keep the system prompt."""
         self._wait()
         self.turns.clear()
+        self.left_out = 0
         if self.session is not None:
-            self.session.save(self.messages, None)
+            self.session.save(self.history, None)
 
     def restore(self, messages: Iterable[Message]) -> None:
         """Go on from other messages; a system prompt at their head becomes the conversation's.
@@ -132,7 +166,7 @@ class Conversation:
             check_messages(turns)
         if turns and turns[0]["role"] == "system":
             self.system = turns.pop(0)["content"]
-        self.turns = turns
+        self.turns, self.left_out = turns, 0
 
     def take_back(self) -> Content:
         """Remove the last question and all after it, and return it. Raises UsageError if there is none."""
@@ -141,13 +175,14 @@ class Conversation:
             if self.turns[i]["role"] == "user":
                 question: Content = self.turns[i]["content"]
                 del self.turns[i:]
+                self.left_out = min(self.left_out, i)
                 return question
         raise UsageError("there is no question yet")
 
     def save(self, path: str | Path) -> None:
         """Write the messages as JSON. Raises UsageError."""
         self._wait()
-        save_text(Path(path), json.dumps({"messages": self.messages}, indent=2, ensure_ascii=False) + "\n")
+        save_text(Path(path), json.dumps({"messages": self.history}, indent=2, ensure_ascii=False) + "\n")
 
     def load(self, path: str | Path) -> None:
         """Go on from messages that were saved. Where they can't be read, it raises UsageError and changes
@@ -182,6 +217,37 @@ class Conversation:
         self._ended = ended = threading.Event()
         return request, lambda text: self._answered(question, ended, text)
 
+    def _make_room(self, request: Request) -> None:
+        """Leave the oldest turns out of the prompt, if an answer has no room and that is the policy."""
+        context = self._model.context
+        answer = min(request.max_tokens or context, context // ROOM)
+        if self.overflow == "error" or self._tokens(request) <= context - answer:
+            return
+        before = self.left_out
+        while self._tokens(request) > context // 2 and self._leave_out_a_turn():
+            pass
+        if self.left_out > before:
+            full = f"the context of {context} tokens is full"  # the count grows: no two lines are the same
+            told = f"{full}: prompts leave out the oldest {self.left_out} messages"
+            warnings.warn(told, EdgertWarning, stacklevel=4)
+
+    def _leave_out_a_turn(self) -> bool:
+        """The next question and what answered it; False if there is only the last question."""
+        following = range(self.left_out + 1, len(self.turns))
+        asked = next((i for i in following if self.turns[i]["role"] == "user"), None)
+        if asked is None:
+            return False
+        self.left_out = asked
+        return True
+
+    def _tokens(self, request: Request) -> int:
+        """Of the prompt as it is now."""
+        return len(
+            self._model.tokens_of(
+                self.messages, special_tokens=request.special_tokens, thinking=request.thinking
+            )
+        )
+
     def _note(self, reading: AnyReading) -> AnyReading:
         self._current = weakref.ref(reading)
         return reading
@@ -190,6 +256,7 @@ class Conversation:
         """Called by the thread that computes. A question that was taken away meanwhile gets no answer."""
         if text is None:
             self.turns = [turn for turn in self.turns if turn is not question]
+            self.left_out = min(self.left_out, len(self.turns))
         elif any(turn is question for turn in self.turns):
             self.turns.append({"role": "assistant", "content": text})
             self._keep()
@@ -200,7 +267,7 @@ class Conversation:
         if self.session is None:
             return
         try:
-            self.session.save(self.messages, self._model.rows.of(self))
+            self.session.save(self.history, self._model.rows.of(self))
         except UsageError as error:
             self._unsaved = error
 

@@ -36,7 +36,8 @@ class Chat:
         self._thinking = thinking
         self._stats = stats
         own: Options = {"stop_loops": True, **options}
-        self._conversation = model.conversation(system, session=session, **own)
+        self._conversation = model.conversation(system, session=session, overflow="drop-oldest-turns", **own)
+        self._used = 0  # tokens of the context
         self._commands = Commands(model, self._conversation, self.answer)
 
     def loop(self) -> None:
@@ -74,11 +75,15 @@ class Chat:
         notices.show(notices.cut_notice(stream.reply, self._model.context, sampling, notices.as_command))
         if self._stats:
             notices.show(notices.stats(stream.reply.timings))
-        return stream.reply.timings
+        timings = stream.reply.timings
+        self._used = timings.prompt_tokens + timings.answer_tokens
+        return timings
 
     def _prompt(self) -> str:
-        """What stands before the place to type."""
-        return ">>> "
+        """What stands before the place to type: how full the context is, once something was said."""
+        if not self._conversation.turns:
+            return ">>> "
+        return f"{100 * self._used // self._model.context} % >>> "
 
     def _read(self, typed: Input) -> str | None:
         """A question; None at the end of input. Ctrl-C clears what was typed."""
