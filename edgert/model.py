@@ -159,16 +159,13 @@ class Model:
         it, without reading again what the same bundle has read. A session that is there already has its own
         messages. `overflow`: see `Conversation`. `options` are those of all its answers. Raises UsageError.
         """
-        if session is None:
-            return Conversation(self, system, messages, options, overflow=overflow)
-        kept = Session(Path(session))
-        if kept.messages and (system is not None or messages):
+        kept = Session(Path(session)) if session is not None else None
+        if kept is None or not kept.messages:
+            return Conversation(self, system, messages, options, session=kept, overflow=overflow)
+        if system is not None or messages:
             raise UsageError(f"{kept.folder} has messages already: leave out others, and the system prompt")
-        conversation = Conversation(
-            self, system, kept.messages or messages, options, session=kept, overflow=overflow
-        )
-        if kept.messages:
-            self.rows.fill(conversation, kept)
+        conversation = Conversation(self, None, kept.messages, options, session=kept, overflow=overflow)
+        self.rows.fill(conversation, kept)
         return conversation
 
     def use(self, adapter: str | None) -> None:
