@@ -134,6 +134,9 @@ class Greedy:
     def start(self, cached_tokens):
         self.cached = cached_tokens
 
+    def draft(self, pace):
+        return ()
+
     def take(self, logits):
         self.tokens.append(int(logits[-1].argmax()))
         return self.tokens[-1:] if len(self.tokens) < 10 else ()

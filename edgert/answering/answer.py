@@ -9,9 +9,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from edgert.answering.drafting import Drafting
 from edgert.answering.reply import Chunk, FinishReason, Stopwatch, Timings, join
 from edgert.answering.request import Request
 from edgert.engine.decoder import Logits
+from edgert.engine.pace import Pace
+from edgert.engine.sequence import count_alike
 from edgert.text.grammar import Constraint
 from edgert.text.loops import LoopDetector
 from edgert.text.sampler import History, SampledToken, Sampler
@@ -70,6 +73,8 @@ class Answer:
         self._budget = request.thinking_budget
         self._stops = StopMatcher(request.stop)
         self._loops = LoopDetector() if request.stop_loops else None
+        self._drafting = Drafting(asked.tokens) if request.draft else None
+        self._draft: list[int] = []
         self._watch = Stopwatch(len(asked.tokens))
         self._reason: FinishReason | None = None
         self.items: list[Chunk | BaseException] = []
@@ -90,21 +95,47 @@ class Answer:
         """The prompt is being read."""
         self._watch.start(cached_tokens)
 
+    def draft(self, pace: Pace) -> Sequence[int]:
+        """What the prompt or the answer has had before; see `Drafting`."""
+        if self._drafting is None:
+            return ()
+        most = self._asked.limit - len(self._history.answer) - 1  # a token more comes from the model
+        self._draft = self._drafting.draft(pace, most)
+        return self._draft
+
     def take(self, logits: Logits) -> Sequence[int]:
-        """Sample after logits (1, vocab): the token that goes on, or several where a thought is closed with
-        it; none at the end.
+        """Sample after logits (1 + draft, vocab), row by row as long as what was drafted is drawn: the tokens
+        that go on; none at the end.
+
+        Every token is drawn as it would be without a draft, with the random number of its position, so drafts
+        change no distribution: this is rejection sampling (arXiv:2211.17192) of a draft that is certain.
         """
-        token = self._choose(logits[-1])
+        draft, self._draft = self._draft, []
+        going: list[int] = []
+        for row, guess in zip(logits, [*draft, None], strict=True):
+            said = self._advance(row)
+            going += said
+            if self._reason or said != [guess]:
+                break
+        if self._drafting and draft:
+            true = count_alike(going, draft)
+            self._drafting.learn(true)
+            self._watch.draft(len(draft), true)
+        return () if self._reason else going
+
+    def _advance(self, logits: Logits) -> list[int]:
+        """Sample a token after logits (vocab,) and say it, with those that close a thought; what goes on."""
+        token = self._choose(logits)
         self._watch.tick()
         if token.id in self._asked.ends:
             self._reason = "stop"
-            return ()
+            return []
         going = []
         for said in self._closed(token):
             self._say(said)
             going.append(said.id)
             if self._reason:
-                return ()
+                break
         return going
 
     def _choose(self, logits: Logits) -> SampledToken:
@@ -126,6 +157,8 @@ class Answer:
     def _say(self, token: SampledToken) -> None:
         """A token of the answer becomes a chunk."""
         self._history.accept(token.id)
+        if self._drafting:
+            self._drafting.push(token.id)
         if self._asked.constraint:
             self._asked.constraint.accept(token.id)
         channel, text = self._shown(self._asked.text.push(token.id))
@@ -199,6 +232,10 @@ class Score:
 
     def start(self, cached_tokens: int) -> None:
         """Nothing is cached: the sequence is fresh."""
+
+    def draft(self, pace: Pace) -> Sequence[int]:
+        """A text that is scored goes on with nothing."""
+        return ()
 
     def take(self, logits: Logits) -> Sequence[int]:
         """The next rows."""

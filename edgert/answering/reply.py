@@ -23,7 +23,7 @@ class Timings:
     the first token. `queued_s` went by before, while other answers had all the room. `decoded_tokens` came
     after the first, in `decode_s`.
     `thinking_tokens` of the answer's are a thought, with its tags; the last of them came `thinking_s` after
-    the first.
+    the first. Of `drafted_tokens`, which were guessed, `accepted_tokens` came true.
     """
 
     prompt_tokens: int
@@ -35,6 +35,8 @@ class Timings:
     decode_s: float
     thinking_tokens: int
     thinking_s: float
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
 
     @property
     def time_to_first_token_s(self) -> float:
@@ -130,6 +132,8 @@ class Stopwatch:
         self._sampled = 0
         self._thinking_tokens = 0
         self._thought = self._requested
+        self._drafted = 0
+        self._accepted = 0
 
     def start(self, cached_tokens: int) -> None:
         """Computing begins; so many tokens of the prompt need no computing."""
@@ -148,6 +152,11 @@ class Stopwatch:
         self._thinking_tokens += 1
         self._thought = self._last
 
+    def draft(self, drafted: int, accepted: int) -> None:
+        """So many tokens were guessed, and so many of them came true."""
+        self._drafted += drafted
+        self._accepted += accepted
+
     def timings(self, answer_tokens: int) -> Timings:
         """So far. `answer_tokens` doesn't count a token that ends the answer, which was sampled, too."""
         now = time.perf_counter()
@@ -162,4 +171,6 @@ class Stopwatch:
             decode_s=self._last - self._first if self._first else 0.0,
             thinking_tokens=self._thinking_tokens,
             thinking_s=self._thought - self._first if self._first and self._thinking_tokens else 0.0,
+            drafted_tokens=self._drafted,
+            accepted_tokens=self._accepted,
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from numbers import Integral
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict
 
 from edgert.answering.budget import Budget, parse_budget
 from edgert.errors import UsageError
@@ -24,6 +24,7 @@ class Options(TypedDict, total=False):
     special_tokens: bool
     thinking: bool | None
     thinking_budget: int | str | None
+    draft: Literal["lookup"] | None
     json_schema: Mapping[str, Any] | type | None
     regex: str | None
     grammar: str | None
@@ -39,6 +40,7 @@ class Options(TypedDict, total=False):
     seed: int | None
 
 
+DRAFTS = (None, "lookup")
 SWITCHES = ("stop_loops", "fresh", "special_tokens")
 
 
@@ -53,6 +55,9 @@ class Request:
     can then forge turns; without it such text is ordinary.
     `thinking`: whether the model thinks before it answers; None is its chat template's own choice.
     `thinking_budget`: where the thought is closed, so that the answer follows.
+    `draft`: "lookup" guesses tokens from what the prompt and the answer have had before, and computes several
+    at once where that is quicker. Their logits are rounded otherwise, so where two tokens are almost equally
+    likely, the answer may go on with the other one; None never guesses.
     `grammar`: the form that the answer must have, of one of the options `json_schema` (a dict, or a pydantic
     model), `regex` and `grammar` (Lark).
     Raises UsageError.
@@ -65,6 +70,7 @@ class Request:
     special_tokens: bool = False
     thinking: bool | None = None
     thinking_budget: Budget | None = None
+    draft: Literal["lookup"] | None = None
     grammar: Grammar | None = None
     sampling: Sampling = field(default_factory=Sampling)
 
@@ -78,6 +84,8 @@ class Request:
                 raise UsageError(f"{name} must be True or False, not {getattr(self, name)!r}")
         if not (self.thinking is None or isinstance(self.thinking, bool)):
             raise UsageError(f"thinking must be True, False or None, not {self.thinking!r}")
+        if self.draft not in DRAFTS:
+            raise UsageError(f"draft must be 'lookup' or None, not {self.draft!r}")
         check_stops(self.stop)
 
 
@@ -86,6 +94,7 @@ OWN_OPTIONS = (
     "stop",
     "thinking",
     "thinking_budget",
+    "draft",
     *FORMS,
     *SWITCHES,
 )  # the others are the sampling's

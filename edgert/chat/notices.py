@@ -53,7 +53,10 @@ def stats(timings: Timings) -> str:
     """How fast an answer came."""
     reused = f"{timings.cached_tokens} of {timings.prompt_tokens} prompt tokens reused"
     first = f"first token after {timings.time_to_first_token_s:.2f} s"
-    return f"{timings.decode_tokens_per_s:.1f} tokens per second · {first} · {reused}"
+    line = f"{timings.decode_tokens_per_s:.1f} tokens per second · {first} · {reused}"
+    if not timings.drafted_tokens:
+        return line
+    return f"{line} · {timings.accepted_tokens} of {timings.drafted_tokens} drafted tokens came true"
 
 
 def show(notice: str) -> None:

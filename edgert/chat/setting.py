@@ -23,6 +23,7 @@ def values(request: Request) -> Mapping[str, Any]:
         "stop_loops": request.stop_loops,
         "thinking": request.thinking,
         "thinking_budget": request.thinking_budget,
+        "draft": request.draft,
         **vars(request.sampling),
     }
 

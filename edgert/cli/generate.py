@@ -124,6 +124,8 @@ def _reply_json(reply: Reply) -> dict[str, Any]:
         "finish_reason": reply.finish_reason,
         "prompt_tokens": timings.prompt_tokens,
         "thinking_tokens": timings.thinking_tokens,
+        "drafted_tokens": timings.drafted_tokens,
+        "accepted_tokens": timings.accepted_tokens,
         "prefill_tokens_per_s": round(timings.prefill_tokens_per_s, 2),
         "decode_tokens_per_s": round(timings.decode_tokens_per_s, 2),
         "time_to_first_token_s": round(timings.time_to_first_token_s, 4),

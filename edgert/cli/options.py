@@ -71,6 +71,13 @@ def sampling_options(command: Command) -> Command:
                 type=int,
                 help="A number that fixes chance: the same seed gives the same answer.",
             ),
+            setting(
+                "--draft",
+                type=click.Choice(["lookup", "off"]),
+                help="lookup guesses tokens from what stood in the prompt or the answer before, and computes "
+                "several at once where that is quicker. Default: off, since rounding then depends on timing: "
+                "where two tokens are almost equally likely, the same seed may give the other one.",
+            ),
             click.option(
                 "--stop", multiple=True, help="End the answer before this text. May be given more than once."
             ),

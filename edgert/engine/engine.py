@@ -8,10 +8,14 @@ transformers' continuous batching, so a row is given back by one thread and once
 from __future__ import annotations
 
 import contextlib
+import time
 from collections import deque
+from collections.abc import Callable
+from collections.abc import Sequence as Tokens
 
 from edgert.engine.decoder import Decoder, Logits, chunk_sizes
 from edgert.engine.graph_session import Stopped
+from edgert.engine.pace import Pace
 from edgert.engine.sequence import Sequence
 from edgert.engine.slots import Slots
 
@@ -23,8 +27,10 @@ SHARED_CHUNK = (
 class Engine:
     """Steps are for one thread at a time; `add` and `Sequence.cancel` for any."""
 
-    def __init__(self, decoder: Decoder) -> None:
+    def __init__(self, decoder: Decoder, clock: Callable[[], float] = time.perf_counter) -> None:
         self.decoder = decoder
+        self.pace = Pace()
+        self._clock = clock
         self.slots = Slots(decoder.slots, decoder.runner)
         self._arrived: deque[Sequence] = deque()  # by any thread; the others belong to the stepping one
         self._waiting: deque[Sequence] = deque()
@@ -86,15 +92,30 @@ class Engine:
             first.consumer.start(len(slot))
 
     def _decode(self, sequences: list[Sequence]) -> None:
-        """A token more for each, in as few runs as possible."""
+        """A token more for each, in as few runs as possible. One alone gets its draft, too, if it has one."""
+        alone = len(sequences) == 1
+        if alone and (draft := sequences[0].consumer.draft(self.pace)):
+            self._verify(sequences[0], draft)
+            return
+        began = self._clock()
         try:
             logits = self.decoder.decode([s.row for s in sequences], [s.tokens[-1] for s in sequences])
         except Exception as error:  # noqa: BLE001 - it is raised where the answer is read
             for sequence in sequences:
                 self._end(sequence, error)
             return
+        if alone:
+            self.pace.note(1, self._clock() - began)
         for sequence, row in zip(sequences, logits, strict=True):
             self._give(sequence, row[None])
+
+    def _verify(self, sequence: Sequence, draft: Tokens[int]) -> None:
+        """The next token and those of a draft that come true, in one run."""
+        tokens, began = [sequence.tokens[-1], *draft], self._clock()
+        logits = self._extend(sequence, tokens, len(tokens))
+        if logits is not None:
+            self.pace.note(len(tokens), self._clock() - began)
+            self._give(sequence, logits, draft)
 
     def _read(self, sequence: Sequence, chunk: int) -> None:
         """The next chunk of a prompt, or of a text that is scored: there a row of logits per token."""
@@ -104,23 +125,27 @@ class Engine:
         tokens = pending[: next(chunk_sizes(len(pending), min(chunk, self.decoder.chunk)))]
         whole, every = len(tokens) == len(pending), sequence.consumer.every
         wanted = len(tokens) if every else int(whole)
+        logits = self._extend(sequence, tokens, wanted)
+        if logits is not None and wanted:
+            self._give(sequence, logits)
+
+    def _extend(self, sequence: Sequence, tokens: list[int], wanted: int) -> Logits | None:
+        """Logits after the last `wanted` tokens; None if that ended the sequence."""
         try:
-            logits = self.decoder.extend(sequence.row, tokens, wanted, stop=sequence.read())
+            return self.decoder.extend(sequence.row, tokens, wanted, stop=sequence.read())
         except Stopped:
             self._end(sequence)
         except Exception as error:  # noqa: BLE001 - as above
             self._end(sequence, error)
-        else:
-            if wanted:
-                self._give(sequence, logits)
+        return None
 
-    def _give(self, sequence: Sequence, logits: Logits) -> None:
+    def _give(self, sequence: Sequence, logits: Logits, draft: Tokens[int] = ()) -> None:
         try:
-            sequence.tokens += sequence.consumer.take(logits)
+            sequence.go_on(sequence.consumer.take(logits), draft)
         except Exception as error:  # noqa: BLE001 - as above
             self._end(sequence, error)
             return
-        if not sequence.left:
+        if sequence.left <= 0:
             self._end(sequence)
 
     def _end(self, sequence: Sequence, error: BaseException | None = None) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence as Tokens
+from itertools import takewhile
 from typing import Protocol
 
 from edgert.engine.decoder import Logits
 from edgert.engine.graph_session import RunOptions
+from edgert.engine.pace import Pace
 from edgert.engine.slots import Slot
 
 
@@ -23,6 +25,12 @@ class Consumer(Protocol):
 
     def start(self, cached_tokens: int) -> None:
         """The sequence has its row, which holds so many of its tokens already."""
+        ...
+
+    def draft(self, pace: Pace) -> Tokens[int]:
+        """Tokens that may follow those that went on, none if that wouldn't pay. `take` gets the logits after
+        the sequence's last token and after each of these.
+        """
         ...
 
     def take(self, logits: Logits) -> Tokens[int]:
@@ -69,6 +77,14 @@ class Sequence:
         """Those tokens."""
         return self.tokens[len(self.row) :]
 
+    def go_on(self, tokens: Tokens[int], draft: Tokens[int] = ()) -> None:
+        """Tokens follow. Of a draft, which the row holds already, those that didn't come true are forgotten,
+        and the last token in any case: logits after it are wanted.
+        """
+        if tokens and draft:
+            self.row.rewind(len(self.row) - len(draft) + count_alike(tokens[:-1], draft))
+        self.tokens += tokens
+
     def cancel(self) -> None:
         """Stop: before the next step; a chunk that is being read, at once. From any thread."""
         self.cancelled = True
@@ -81,3 +97,9 @@ class Sequence:
         if self.cancelled:  # never set back: `cancel` may come at any moment
             options.terminate = True
         return options
+
+
+def count_alike(tokens: Tokens[int], draft: Tokens[int]) -> int:
+    """How many tokens of a draft came true, up to the first that did not."""
+    pairs = zip(tokens, draft, strict=False)
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
