@@ -64,7 +64,7 @@ class Table:
 
 
 def answer(table, prompt=(0, 1), limit=200, *, draft="lookup", closing=(), thinking=None, **options):
-    """All of an answer by an engine over a table; after each step the row holds what was said, and no more."""
+    """All of an answer by an engine over a table; after each step the row holds what was said."""
     sampling = Sampling(temperature=options.pop("temperature", 0.0), seed=options.pop("seed", None))
     request = Request(draft=draft, sampling=sampling, **options)
     asked = Asked(list(prompt), Words(), thinking or Thinking(thinks=False), limit, [END], closing)

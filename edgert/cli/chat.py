@@ -11,6 +11,7 @@ from edgert.cli import completing, console
 from edgert.cli.opening import answering, load_model
 from edgert.cli.options import (
     adapter_option,
+    draft_option,
     kv_option,
     model_options,
     sampling_options,
@@ -38,6 +39,7 @@ from edgert.cli.options import (
 @adapter_option
 @thinking_option
 @stats_option
+@draft_option
 @sampling_options
 def chat(
     *,

@@ -11,6 +11,7 @@ from edgert.cli import completing, console
 from edgert.cli.opening import answering, load_model
 from edgert.cli.options import (
     adapter_option,
+    draft_option,
     form,
     form_options,
     kv_option,
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
 @thinking_option
 @stats_option
 @form_options
+@draft_option
 @sampling_options
 def generate(
     *,

@@ -71,13 +71,6 @@ def sampling_options(command: Command) -> Command:
                 type=int,
                 help="A number that fixes chance: the same seed gives the same answer.",
             ),
-            setting(
-                "--draft",
-                type=click.Choice(["lookup", "off"]),
-                help="lookup guesses tokens from what stood in the prompt or the answer before, and computes "
-                "several at once where that is quicker. Default: off, since rounding then depends on timing: "
-                "where two tokens are almost equally likely, the same seed may give the other one.",
-            ),
             click.option(
                 "--stop", multiple=True, help="End the answer before this text. May be given more than once."
             ),
@@ -178,6 +171,18 @@ def stats_option(command: Command) -> Command:
         is_flag=True,
         help="After an answer, print tokens per second, the time to the first token, and how much of the "
         "prompt was reused.",
+    )
+    return option(command)
+
+
+def draft_option(command: Command) -> Command:
+    """Whether tokens are guessed."""
+    option = setting(
+        "--draft",
+        type=click.Choice(["lookup", "off"]),
+        help="lookup guesses tokens from what stood in the prompt or the answer before, and computes several "
+        "at once where that is quicker. Default: off, since rounding then depends on timing: where two "
+        "tokens are almost equally likely, the same seed may give the other one.",
     )
     return option(command)
 
