@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 from edgert import devices
-from edgert.bundle import ADAPTER_NAME, Bundle, Manifest
+from edgert.bundle import ADAPTER_NAME, Bundle, GenerationDefaults, Manifest
 from edgert.bundle.graph_io import FP32, KV_KINDS
 from edgert.errors import CheckpointError, MissingExtra, UsageError
 
@@ -35,6 +35,7 @@ class ExportOptions:
     what `mixed` may take; `max_kl` makes any other export fail above it.
     `adapters`: folders of PEFT LoRAs, merged into the checkpoint one after the other.
     `separate_adapters`: others by the names to choose them by, which stay beside it in the bundle.
+    `repetition_penalty`: the bundle's default, instead of the source's.
     `calibrate` False rounds every weight to the nearest step, which is quicker and loses more.
     `calibration`: a text instead of the built-in sample. `verify`: measure the bundle at the end.
     """
@@ -54,6 +55,7 @@ class ExportOptions:
     verify: bool = True
     adapters: tuple[Path, ...] = ()
     separate_adapters: Mapping[str, Path] = field(default_factory=dict)
+    repetition_penalty: float | None = None
 
     def __post_init__(self) -> None:
         if self.quant == "mixed" and self.target_size is None and self.max_kl is None:
@@ -73,6 +75,12 @@ class ExportOptions:
             raise UsageError("--max-kl is for quantized bundles: fp32 is what they are measured against")
         if self.block_size not in (None, *devices.BLOCK_SIZES):
             raise UsageError(f"--block-size must be 16, 32, 64, 128 or 256, not {self.block_size}")
+
+    def defaults(self, source: GenerationDefaults) -> GenerationDefaults:
+        """How the bundle answers unless it is told otherwise."""
+        if self.repetition_penalty is None:
+            return source
+        return replace(source, repetition_penalty=self.repetition_penalty)
 
 
 def export(

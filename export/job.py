@@ -259,7 +259,9 @@ def open_job(
     checkpoint = merged(checkpoint, options.adapters)
     context = _context(options.max_context, checkpoint.spec)
     spec = replace(checkpoint.spec, rope=checkpoint.spec.rope.settled(context))
-    return Job(replace(checkpoint, spec=spec), options, profiles, name, progress, context)
+    generation = options.defaults(checkpoint.generation)
+    settled = replace(checkpoint, spec=spec, generation=generation)
+    return Job(settled, options, profiles, name, progress, context)
 
 
 def _context(asked: int | None, spec: ModelSpec) -> int:

@@ -1,6 +1,7 @@
 """The chat at the terminal, driven by typed lines."""
 
 import base64
+import io
 import json
 import os
 import subprocess
@@ -10,6 +11,7 @@ import pytest
 
 import edgert
 from edgert.chat import input as typing
+from edgert.chat import notices
 from edgert.chat.commands import HELP
 from edgert.chat.terminal import Chat
 
@@ -261,3 +263,13 @@ def test_copy_asks_the_terminal(model, monkeypatch, capsys):
     answer = chat._conversation.turns[-1]["content"]
     code = base64.b64encode(answer.encode()).decode()
     assert f"\x1b]52;c;{code}\x07" in capsys.readouterr().out
+
+
+def test_what_the_chat_says_wraps_between_words(monkeypatch):
+    monkeypatch.setattr(notices.shutil, "get_terminal_size", lambda: os.terminal_size((40, 24)))
+    out = io.StringIO()
+    out.isatty = lambda: True
+    assert notices.wrapped("one two " * 9, out).splitlines()[0] == "one two one two one two one two one two"
+    listed = notices.wrapped(HELP, out, " " * 20).splitlines()
+    assert max(map(len, listed)) <= 40 and "                    conversation" in listed
+    assert notices.wrapped("one two " * 9, io.BytesIO()) == "one two " * 9

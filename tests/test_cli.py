@@ -16,6 +16,7 @@ import edgert
 from edgert import cli, errors, home, open_bundle
 from edgert.answering.reply import Stopwatch
 from edgert.cli import console, main, opening
+from edgert.export import catalog
 
 
 def run(*arguments, input=None):
@@ -253,7 +254,7 @@ def test_a_text_that_is_piped_in_comes_before_the_prompt(bundles):
 def test_stats_go_beside_the_answer(bundles):
     command = ("generate", bundles(), "-p", "the fox", "--max-tokens", "6")
     plain, told = run(*command), run(*command, "--stats")
-    assert plain.stdout == told.stdout and "tokens per second · first token after" in told.stderr
+    assert plain.stdout == told.stdout and "tokens per second, the first after" in told.stderr
 
 
 def test_info_shows_the_facts(bundles):
@@ -344,7 +345,9 @@ def test_a_damaged_pulled_bundle_is_made_again(source, monkeypatch, damage):
     result = run("pull")
     assert result.exit_code == 0, result.stderr
     assert "export or pull it again: doing so" in result.stderr
-    assert run("info", home.DEFAULT_MODEL, "--verify").exit_code == 0
+    info = run("info", home.DEFAULT_MODEL, "--verify")
+    assert info.exit_code == 0
+    assert f"repetition_penalty {catalog.find(home.DEFAULT_MODEL).repetition_penalty}" in info.stdout
 
 
 def test_a_missing_default_student_is_named_with_the_command():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -11,6 +12,7 @@ import click
 from edgert.answering.conversation import Content, Conversation
 from edgert.answering.request import Options
 from edgert.chat import clipboard, setting
+from edgert.chat.notices import wrapped
 from edgert.errors import EdgertError, UsageError
 from edgert.model import Model
 from edgert.suggestion import did_you_mean
@@ -19,8 +21,8 @@ from edgert.text.thinking import without_thought
 HELP = """\
 /help               this list
 /clear              forget the conversation, keep the system prompt
-/system [TEXT]      show or set the system prompt; the conversation starts over
-/set [NAME VALUE]   show or change a setting: temperature, top_p, top_k, max_tokens, seed, …
+/system [TEXT]      show or set the system prompt, and start over
+/set [NAME VALUE]   show or change a setting, such as temperature or max_tokens
 /retry              answer the last question again
 /edit [TEXT]        write a question in $EDITOR
 /file PATH          put a text file before the next question
@@ -28,8 +30,9 @@ HELP = """\
 /save FILE          write the conversation to a JSON file
 /load FILE          go on with a saved conversation
 /exit               leave (or Ctrl-D)
-Ctrl-C stops an answer and keeps the conversation. Several lines that are pasted are one question; to type
-several, end a line with \\, or put them between \"\"\" and \"\"\"."""
+Ctrl-C              stop an answer; the conversation stays
+\\ at a line's end   begin another line; or type \"\"\" before and after several
+Pasted lines are one question."""
 TAKE_FILES = ("/file", "/load", "/save")
 LEAVING = ("exit", "quit", "bye")
 
@@ -43,7 +46,7 @@ class Commands:
         self._answer = answer
         self.files: list[str] = []  # texts that go before the next question
         self._table: dict[str, Callable[[str], None]] = {
-            "help": lambda _: click.echo(HELP),
+            "help": lambda _: click.echo(wrapped(HELP, sys.stdout, " " * 20)),
             "clear": self._clear,
             "system": self._system,
             "set": self._set,

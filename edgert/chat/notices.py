@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from collections.abc import Callable
+from textwrap import TextWrapper
 
 import click
 
@@ -51,18 +53,28 @@ def _way_out(sampling: Sampling, named: Named) -> str:
 
 def stats(timings: Timings) -> str:
     """How fast an answer came."""
+    first = f"the first after {timings.time_to_first_token_s:.2f} s"
     reused = f"{timings.cached_tokens} of {timings.prompt_tokens} prompt tokens reused"
-    first = f"first token after {timings.time_to_first_token_s:.2f} s"
-    line = f"{timings.decode_tokens_per_s:.1f} tokens per second · {first} · {reused}"
+    line = f"{timings.decode_tokens_per_s:.1f} tokens per second, {first}; {reused}"
     if not timings.drafted_tokens:
         return line
-    return f"{line} · {timings.accepted_tokens} of {timings.drafted_tokens} drafted tokens came true"
+    return f"{line}; {timings.accepted_tokens} of {timings.drafted_tokens} drafted tokens came true"
 
 
 def show(notice: str) -> None:
     """A notice, if there is one, dimmed where that can be."""
     if notice:
+        notice = wrapped(notice, sys.stderr)
         click.echo(click.style(notice, dim=True) if has_colors(sys.stderr) else notice, err=True)
+
+
+def wrapped(text: str, stream: object, indent: str = "") -> str:
+    """Lines that a terminal would break within words, broken between them; `indent` goes before the rest."""
+    if not getattr(stream, "isatty", bool)():
+        return text
+    width = shutil.get_terminal_size().columns
+    fill = TextWrapper(width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False).fill
+    return "\n".join(map(fill, text.split("\n")))
 
 
 def has_colors(stream: object) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import click
@@ -44,10 +45,11 @@ class Chat:
         """Read, answer, repeat, until /exit or Ctrl-D."""
         manifest = self._model.bundle.manifest
         threads, context = self._model.threads or "default", self._model.context
-        click.echo(
+        facts = (
             f"{manifest.name} · {manifest.quantization.scheme} · {self._model.profile.name}, "
             f"{threads} threads · context {context} · /help lists the commands"
         )
+        click.echo(notices.wrapped(facts, sys.stdout))
         self._commands.show()  # of a session that goes on
         typed = open_input(self._commands.names)
         while (question := self._read(typed)) is not None:
@@ -56,7 +58,7 @@ class Chat:
             try:
                 self._handle(question)
             except EdgertError as error:
-                click.echo(_advised(error), err=True)
+                click.echo(notices.wrapped(_advised(error), sys.stderr), err=True)
 
     def answer(self, question: Content) -> Timings | None:
         """Ask and stream the answer to the terminal; None if it was stopped before its first token."""

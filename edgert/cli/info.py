@@ -12,7 +12,7 @@ from edgert.cli import completing
 from edgert.cli.opening import open_bundle, own_settings
 
 if TYPE_CHECKING:
-    from edgert.bundle import Bundle, Manifest, Quantization
+    from edgert.bundle import Bundle, GenerationDefaults, Manifest, Quantization
     from edgert.settings import Settings
 
 
@@ -53,7 +53,7 @@ def _info_text(bundle: Bundle, own: Settings) -> str:
         ("devices", ", ".join(manifest.devices)),
         ("origin", str(manifest.origin)),
         *(("adapter", f"{name}, from {facts.source}") for name, facts in manifest.adapters.items()),
-        ("defaults", f"temperature {manifest.generation.temperature}, top_p {manifest.generation.top_p}"),
+        ("defaults", _defaults(manifest.generation)),
         *([("settings", f"{own}; of {home.config_file()}")] if own.values else []),
         ("written by", f"edgert {manifest.edgert}, format {manifest.format_version}"),
         ("size", f"{bundle.size / 1e6:.0f} MB in {len(bundle.present)} files"),
@@ -93,3 +93,10 @@ def _kv_sizes(manifest: Manifest) -> str:
     numbers = 2 * model.num_layers * model.num_kv_heads * model.head_dim
     kinds = dict.fromkeys(facts.kv for facts in manifest.graphs.values())
     return ", ".join(f"{numbers * KV_KINDS[kv].bytes / 1e3:.1f} MB in {kv}" for kv in kinds)
+
+
+def _defaults(generation: GenerationDefaults) -> str:
+    """How the bundle answers by itself."""
+    drawn = f"temperature {generation.temperature}, top_p {generation.top_p}"
+    penalty = generation.repetition_penalty
+    return drawn if penalty == 1 else f"{drawn}, repetition_penalty {penalty}"

@@ -95,7 +95,8 @@ def pull_bundle(name: str, quant: str = "int8", device: str | None = None, force
     click.echo(f"Pulling {name}{licence} from {entry.source} …", err=True)
     checkpoint = pulling.pull(entry, home.checkpoint_folder(name))
     click.echo(f"Exporting {checkpoint} to {folder} …", err=True)
-    make_bundle(checkpoint, folder, {"quant": quant, "devices": (wanted,), "name": name, "force": True})
+    options = {"quant": quant, "devices": (wanted,), "name": name, "force": True}
+    make_bundle(checkpoint, folder, {**options, "repetition_penalty": entry.repetition_penalty})
     return folder
 
 

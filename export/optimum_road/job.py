@@ -203,6 +203,7 @@ def open_optimum_job(
     """Check everything but the weights. Raises UsageError."""
     _refuse_options(options)
     student = with_adapters(student, options.adapters)
+    student = replace(student, generation=options.defaults(student.generation))
     return OptimumJob(student, options, profiles, name, progress, _context(options.max_context, student))
 
 
