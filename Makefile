@@ -9,7 +9,7 @@ AS_ROOT := $(if $(filter-out 0,$(shell id -u)),sudo -n)
 
 .PHONY: chat test test-parity test-optimum test-window test-webgpu test-arm64 test-arm64-full check bench clean
 
-chat: $(VENV)/export.stamp
+chat: $(VENV)/export.stamp $(VENV)/chat.stamp
 	@$(BIN)/edgert pull smollm2-135m-instruct > /dev/null
 	@$(BIN)/edgert chat
 

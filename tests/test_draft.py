@@ -274,6 +274,6 @@ def test_generate_tells_what_came_true(bundles):
 def test_the_stats_tell_of_drafts():
     _, last = answer(Table(circle()), limit=64)
     drafted, accepted = last.timings.drafted_tokens, last.timings.accepted_tokens
-    assert stats(last.timings).endswith(f" · {accepted} of {drafted} drafted tokens came true")
+    assert stats(last.timings).endswith(f"; {accepted} of {drafted} drafted tokens came true")
     _, last = answer(Table(circle()), limit=64, draft=None)
     assert "drafted" not in stats(last.timings)
