@@ -7,14 +7,14 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check --quiet
 AS_ROOT := $(if $(filter-out 0,$(shell id -u)),sudo -n)
 
-.PHONY: chat test test-parity test-optimum test-window test-webgpu test-arm64 test-arm64-full check bench clean
+.PHONY: chat test test-parity test-optimum test-window test-webgpu test-arm64 test-arm64-full test-ray check bench clean
 
 chat: $(VENV)/export.stamp $(VENV)/chat.stamp
 	@$(BIN)/edgert pull smollm2-135m-instruct > /dev/null
 	@$(BIN)/edgert chat
 
 test: $(VENV)/test.stamp
-	$(BIN)/python -m pytest -m "not parity and not webgpu and not arm64 and not optimum"
+	$(BIN)/python -m pytest -m "not parity and not webgpu and not arm64 and not optimum and not ray"
 
 # The NumPy reference of the tests against transformers, merged adapters against PEFT, the example that
 # distills: heavy, needs torch.
@@ -48,6 +48,10 @@ test-arm64: $(VENV)/test.stamp
 test-arm64-full: $(VENV)/test.stamp
 	$(BIN)/python benchmarks/userland.py
 	$(BIN)/python -m pytest -m arm64
+
+# A batch on a Ray cluster of two nodes on this machine, one of which is killed.
+test-ray: $(VENV)/test.stamp $(VENV)/ray.stamp
+	$(BIN)/python -m pytest -m ray
 
 # mypy doesn't follow editable installs: it checks a copy installed beside.
 check: $(VENV)/test.stamp $(VENV)/check.stamp

@@ -31,6 +31,12 @@ STOPPED = 130  # as shells report Ctrl-C
     type=click.IntRange(1),
     help="How many prompts are answered at a time. Default: up to 8, as memory allows.",
 )
+@click.option(
+    "--ray",
+    metavar="ADDRESS",
+    help="Answer on all nodes of the Ray cluster at this address, such as 10.0.0.1:6379. Each needs the "
+    "bundle in the same folder. Needs the [ray] extra.",
+)
 @model_options
 @kv_option
 @adapter_option
@@ -47,6 +53,7 @@ def batch(
     out: Path,
     bundle: str | None,
     conversations: int | None,
+    ray: str | None,
     device: str | None,
     context: int | None,
     threads: int | None,
@@ -63,6 +70,7 @@ def batch(
     \b
     edgert batch questions.txt answers.jsonl --max-tokens 200
     edgert batch requests.jsonl results.jsonl --bundle ./my-bundle --temperature 0
+    edgert batch requests.jsonl results.jsonl --ray 10.0.0.1:6379
 
     PROMPTS has one prompt per line, or JSON lines: {"prompt": TEXT} or {"messages": [...]}, with an "id" and
     options of their own ("max_tokens", "temperature", "seed", "stop" and the like) if you wish, or OpenAI's
@@ -73,6 +81,7 @@ def batch(
     command goes on there: no line is answered twice. A line that can't be answered, such as one that is
     longer than the context, has an error in its place; the exit code is then 12.
     """
+    from edgert.batch.cluster import Cluster
     from edgert.batch.job import Job
     from edgert.batch.local import Local
     from edgert.batch.setup import Setup
@@ -82,6 +91,9 @@ def batch(
     threads, context = threads or own.threads, context or own.context
     setup = Setup(folder, device or own.device, context, kv, threads, conversations, force, adapter)
     job = Job.read(prompts, out, setup, options)
+    if ray is not None:
+        _run(job, Cluster(ray, setup))
+        return
     with setup.open() as model:
         _run(job, Local(model))
 
