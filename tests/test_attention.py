@@ -186,9 +186,29 @@ class Counting(Traced):
         return super().heads(self.op("Mul", x, length), count)
 
 
+class Slowing(Traced):
+    """Scores are scaled otherwise from a position on, as some long-context models do."""
+
+    def scored(self, product):
+        rows = self.op("Cast", self.op("Unsqueeze", self.op("Unsqueeze", self.positions, [2]), [1]), to=1)
+        later = self.op("Add", self.op("Floor", self.op("Div", rows, CONTEXT / 2)), 1.0)
+        return super().scored(self.op("Mul", product, later))
+
+
+class OneRow(Traced):
+    """Positions of the first sequence stand for those of all."""
+
+    def heads(self, x, count):
+        table = np.random.default_rng(1).normal(size=(CONTEXT, WIDTH))
+        first = self.op("Gather", self.positions, 0, axis=0)
+        return super().heads(self.op("Add", x, self.op("Gather", table, first)), count)
+
+
 @pytest.mark.parametrize(
     ("kind", "why"),
     [
+        (Slowing, {"layers.0": "its scores change along the text"}),
+        (OneRow, {"attention": "it takes one sequence at a time"}),
         (Bidirectional, {"layers.0": "its mask isn't causal"}),
         (Changing, {"layers.0": "its window changes along the text"}),
         (Bent, {"layers.0": "its scores are more than scaled products"}),
@@ -198,6 +218,33 @@ class Counting(Traced):
 def test_what_computes_something_else_is_left_alone(kind, why, tmp_path):
     model, report = fuse(kind(), tmp_path)
     assert model is None and report.left == why and not report.matched
+
+
+def test_rounding_of_large_scores_is_no_alibi(tmp_path):
+    class Loud(Traced):
+        def heads(self, x, count):
+            bias = np.random.default_rng(count).normal(size=(1, count, 1, SIZE)) * 30
+            return self.op("Add", super().heads(x, count), bias)
+
+    _, report = fuse(Loud(), tmp_path)
+    assert report.matched == ["layers.0: scale 0.3"]
+
+
+def test_a_context_shorter_than_the_probe(tmp_path):
+    model = variant(rotary=True).model()
+    cache, _ = settle(model)
+    _, report = share_cache(Probe(model, cache, tmp_path, VOCAB), 8)
+    assert report.matched == ["layers.0: scale 0.3, rotary"]
+
+
+def test_a_graph_that_does_not_run_is_left_alone(tmp_path):
+    class Broken(Traced):
+        def scored(self, product):
+            return self.op("Reshape", super().scored(product), [1, 2, 3])
+
+    model, report = fuse(Broken(), tmp_path)
+    assert model is None and "it can't be taken apart" in report.left["attention"]
+    assert not list(tmp_path.iterdir())
 
 
 def test_other_logits_are_noticed(tmp_path, monkeypatch):

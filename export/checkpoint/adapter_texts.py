@@ -57,7 +57,7 @@ def read_texts(folder: Path, base: Readable, vocab_size: int) -> AdapterTexts:
     before = base.tokenizer
     files = TokenizerFiles(
         _tokenizer(folder, before),
-        config or before.config,
+        {**before.config, **config},
         chat_template(folder, config) or before.chat_template,
     )
     generation = with_special_tokens(base.generation, files) if config else base.generation

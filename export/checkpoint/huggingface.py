@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -134,6 +134,8 @@ def stored_tensors(path: Path) -> dict[str, StoredTensor]:
         with safe_open(path, framework="np") as file:
             for key in file.keys():  # noqa: SIM118 - not a dict
                 view = file.get_slice(key)
+                if _is_mask(view.get_dtype(), view.get_shape()):
+                    continue
                 if view.get_dtype() not in DTYPES:
                     raise CheckpointError(
                         f"{path}: tensor '{key}' is {view.get_dtype()}; supported: {', '.join(DTYPES)}"
@@ -142,6 +144,11 @@ def stored_tensors(path: Path) -> dict[str, StoredTensor]:
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path}: {error}") from error
     return tensors
+
+
+def _is_mask(dtype: str, shape: Sequence[int]) -> bool:
+    """Buffers of old checkpoints (GPT-NeoX), which say what a causal model sees anyway."""
+    return dtype in ("BOOL", "U8") and tuple(shape[:2]) == (1, 1)
 
 
 def _shards(folder: Path) -> list[Path]:

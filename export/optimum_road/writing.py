@@ -39,10 +39,13 @@ class Graph:
     @property
     def parameters(self) -> int:
         """Weights of stored matrices, and numbers of all other float constants."""
+        pieces = {place.value for place in self.store.places}  # of the matrices
         others = [
             value.const_value
             for value in self.model.graph.initializers.values()
-            if value.const_value is not None and value.const_value.dtype == ir.DataType.FLOAT
+            if value not in pieces
+            and value.const_value is not None
+            and value.const_value.dtype == ir.DataType.FLOAT
         ]
         matrices = sum(matrix.size for matrix in self.store.matrices.values())
         return matrices + sum(math.prod(tensor.shape.numpy()) for tensor in others)

@@ -114,8 +114,11 @@ def _appended(graph: ir.Graph, layer: int, part: str) -> tuple[ir.Value | None, 
 def _follow(value: ir.Value, through: tuple[str, ...], wanted: str) -> ir.Node | None:
     """The first node of a kind that a value comes to, through nodes of others."""
     seen, queue = {value}, [value]
-    while queue:
+    made = value.producer()
+    while queue and made is not None:
         for node in queue.pop(0).consumers():
+            if node.graph is not made.graph:
+                continue  # inside of an If or a Loop
             if node.op_type == wanted:
                 return node
             if node.op_type in through and node.outputs[0] not in seen:

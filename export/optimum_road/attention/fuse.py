@@ -14,35 +14,42 @@ from edgert.export.layer import MICROSOFT
 from edgert.export.optimum_road.report import Report
 
 from .positions import offsets
-from .probe import Probe
+from .probe import Array, Fed, NotComputed, Probe
 from .recognize import LAST, PAST, TOKENS, Attention, recognize
 from .scores import equal
 from .shared import Shared, constant, position_ids, share
 
 ATTENTION = "attention"
 GQA = "GroupQueryAttention"
+ROWS = (9, 4)  # tokens that rows hold
 REPLACED = (graph_io.ATTENTION_MASK, graph_io.POSITION_IDS)  # by lengths
 
 
 def share_cache(probe: Probe, context: int) -> tuple[ir.Model | None, Report]:
     """A copy of the model that appends keys and values in place; None where that can't be, with the reasons.
 
-    Every layer has to be recognized, and the copy has to give the same logits.
+    Every layer has to be recognized, and the copy has to give the same logits, for several rows at once, too.
     """
     report, copy = Report(ATTENTION), replace(probe, model=probe.model.clone())
-    layers = recognize(copy, context)
-    if isinstance(layers, dict):
-        report.left |= layers
-        return None, report
-    _rewrite(copy, layers, share(copy, layers, context))
-    if _reads_past(copy):
-        report.leave(ATTENTION, "something else than attention reads the mask or the length of the past")
-    elif not _same_logits(probe, copy, context):
-        report.leave(ATTENTION, "GroupQueryAttention gives other logits")
+    try:
+        layers = recognize(copy, context)
+        if isinstance(layers, dict):
+            report.left |= layers
+            return None, report
+        _rewrite(copy, layers, share(copy, layers, context))
+        if _reads_past(copy):
+            report.leave(ATTENTION, "something else than attention reads the mask or the length of the past")
+        elif not _same_logits(probe, copy, context):
+            report.leave(ATTENTION, "GroupQueryAttention gives other logits")
+        else:
+            _settle(copy)
+            if not _same_rows(copy):
+                report.leave(ATTENTION, "it takes one sequence at a time")
+    except (NotComputed, ValueError) as error:
+        report.leave(ATTENTION, f"it can't be taken apart: {error}")
     if report.left:
         return None, report
     report.matched += [f"layers.{layer}: {attention}" for layer, attention in enumerate(layers)]
-    _settle(copy)
     return copy.model, report
 
 
@@ -68,7 +75,8 @@ def _rewrite(probe: Probe, layers: Sequence[Attention], shared: Shared) -> None:
 def _fuse(probe: Probe, layer: int, attention: Attention, shared: Shared) -> None:
     """Put one node in place of a layer's attention. What that was made of stays, unused."""
     graph, tape, scores, table = probe.model.graph, ir.tape.Tape(), attention.scores, attention.table
-    read = [source.flat(tape) for source in (attention.query, attention.key, attention.value)]
+    sources = {"query": attention.query, "key": attention.key, "value": attention.value}
+    read = [source.flat(tape, f"layers.{layer}.{name}") for name, source in sources.items()]
     past = [probe.input(graph_io.past(layer, part)) for part in graph_io.PARTS]
     angles = shared.tables[table] if table else (None, None)
     made = tape.op_multi_out(
@@ -122,9 +130,21 @@ def _reads_past(probe: Probe) -> bool:
 
 def _same_logits(one: Probe, other: Probe, context: int) -> bool:
     """At the beginning of the context and at its end."""
-    runs = ((PAST, TOKENS), (max(PAST, context - LAST), LAST))
-    pairs = ([probe.run([graph_io.LOGITS], *run)[graph_io.LOGITS] for probe in (one, other)] for run in runs)
+    runs = one.fed([PAST], TOKENS), one.fed([max(PAST, context - LAST)], LAST)
+    pairs = ([_logits(probe, fed) for probe in (one, other)] for fed in runs)
     return all(equal(*pair) for pair in pairs)
+
+
+def _same_rows(probe: Probe) -> bool:
+    """Whether rows that hold different texts get together what each gets alone."""
+    fed = probe.fed(ROWS, 1)
+    together = _logits(probe, fed)
+    alone = [_logits(probe, fed.row(number)) for number in range(len(ROWS))]
+    return len(together) == len(ROWS) and all(map(equal, together, [logits[0] for logits in alone]))
+
+
+def _logits(probe: Probe, fed: Fed) -> Array:
+    return probe.run([graph_io.LOGITS], fed)[graph_io.LOGITS]
 
 
 def _settle(probe: Probe) -> None:

@@ -36,12 +36,12 @@ class Source:
     value: ir.Value
     layout: Layout
 
-    def flat(self, tape: ir.tape.Tape) -> ir.Value:
-        """The same as (batch, tokens, heads · head_dim)."""
+    def flat(self, tape: ir.tape.Tape, name: str) -> ir.Value:
+        """The same as (batch, tokens, heads · head_dim); `name` is for what that takes."""
         value = self.value
         if self.layout is Layout.HEADS_FIRST:
             value = tape.op("Transpose", [value], {"perm": [0, 2, 1, 3]})
         if self.layout is Layout.FLAT:
             return value
-        shape = tape.initializer(ir.tensor(np.array([0, 0, -1]), name=f"{self.value.name}.flat"))
+        shape = tape.initializer(ir.tensor(np.array([0, 0, -1]), name=f"{name}.flat"))
         return tape.op("Reshape", [value, shape])

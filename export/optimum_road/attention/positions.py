@@ -26,7 +26,8 @@ def offsets(probe: Probe) -> dict[ir.Value, int]:
     counted = list(_counted(probe.model.graph))
     if not counted:
         return {}
-    runs = [(probe.run([str(value.name) for value in counted], *run), run) for run in RUNS]
+    names = [str(value.name) for value in counted]
+    runs = [(probe.run(names, probe.fed([past], tokens)), (past, tokens)) for past, tokens in RUNS]
     found = {}
     for value in counted:
         away = {_offset(values[str(value.name)], *run) for values, run in runs}
@@ -50,7 +51,7 @@ def _counted(graph: ir.Graph) -> Iterator[ir.Value]:
     ]
     while queue:
         for node in queue.pop().consumers():
-            if node.op_type in COUNTING and node.outputs[0] not in seen:
+            if node.op_type in COUNTING and node.graph is graph and node.outputs[0] not in seen:
                 seen.add(node.outputs[0])
                 queue.append(node.outputs[0])
                 yield node.outputs[0]

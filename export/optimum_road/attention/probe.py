@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import contextlib
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -20,7 +21,45 @@ Array: TypeAlias = npt.NDArray[Any]
 Values: TypeAlias = Mapping[str, Array]
 
 FILE = "probe.onnx"  # beside the traced graph, whose data it reads
+SHARP = 4.0
 NO_PREPACKING = "session.disable_prepacking"  # weights stay in the mapped file
+
+
+class NotComputed(Exception):
+    """A graph, or a part of one, that can't be run."""
+
+
+@dataclass(frozen=True)
+class Fed:
+    """What a run is given: the last token of rows that hold so many, or several after one row's.
+
+    Keys and values, (rows, heads, tokens held by the longest, head_dim), are random and the same for all
+    layers: a long past takes little memory. Keys are large, so that few of them matter to each query.
+    """
+
+    ids: Array  # (rows, tokens)
+    held: Array  # (rows,)
+    past: Mapping[str, Array]  # by part
+
+    @property
+    def values(self) -> dict[str, Array]:
+        """By the names of graph inputs, but for the cache."""
+        rows, tokens = self.ids.shape
+        total = int(self.held.max()) + tokens
+        return {
+            graph_io.INPUT_IDS: self.ids,
+            graph_io.ATTENTION_MASK: np.ones((rows, total), np.int64),
+            graph_io.POSITION_IDS: self.held[:, None] + np.arange(tokens),
+            graph_io.LOGITS_POSITIONS: np.arange(tokens, dtype=np.int64),
+            graph_io.SEQLENS_K: (self.held + tokens - 1).astype(np.int32),
+            graph_io.TOTAL_SEQUENCE_LENGTH: np.array(total, np.int32),
+        }
+
+    def row(self, number: int) -> Fed:
+        """One row of several, alone."""
+        one, held = slice(number, number + 1), int(self.held[number])
+        past = {part: array[one, :, :held] for part, array in self.past.items()}
+        return Fed(self.ids[one], self.held[one], past)
 
 
 @dataclass(frozen=True)
@@ -36,21 +75,35 @@ class Probe:
         """An input of the graph."""
         return next(value for value in self.model.graph.inputs if value.name == name)
 
-    def run(self, wanted: Iterable[str], past: int, tokens: int) -> Values:
-        """Values by name, in a run of so many tokens after so many in the cache.
+    def fed(self, held: Sequence[int], tokens: int) -> Fed:
+        """Random tokens after random keys and values, the same at each call."""
+        draw = np.random.default_rng(max(held))
+        shape = (len(held), self.cache.num_kv_heads, max(held), self.cache.head_dim)
+        past = {part: draw.normal(size=shape).astype(np.float32) for part in graph_io.PARTS}
+        past["key"] *= SHARP
+        return Fed(draw.integers(1, self.vocab, (len(held), tokens)), np.array(held, np.int64), past)
 
-        Keys and values of all layers are the same random numbers: a long past takes little memory.
-        """
-        names = list(dict.fromkeys(wanted))
-        ir.save(self._part(names), self.folder / FILE)
+    def run(self, wanted: Iterable[str], fed: Fed) -> Values:
+        """Values by name. Raises NotComputed."""
+        names, path = list(dict.fromkeys(wanted)), self.folder / FILE
+        given = fed.values | {
+            graph_io.past(layer, part): fed.past[part]
+            for layer in range(self.cache.num_layers)
+            for part in graph_io.PARTS
+        }
         options = session_options(0, spin=False)
         options.add_session_config_entry(NO_PREPACKING, "1")
-        session = InferenceSession(str(self.folder / FILE), options, providers=["CPUExecutionProvider"])
-        known = {value.name for value in session.get_inputs()}
-        fed = {name: array for name, array in self._fed(past, tokens).items() if name in known}
-        found = dict(zip(names, session.run(names, fed), strict=True))
-        (self.folder / FILE).unlink()
-        return found
+        try:
+            ir.save(self._part(names), path)
+            session = InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            known = {value.name for value in session.get_inputs()}
+            found = session.run(names, {name: array for name, array in given.items() if name in known})
+        except Exception as error:  # what onnxruntime raises has no type of its own
+            raise NotComputed(str(error).strip().splitlines()[-1]) from error
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                path.unlink()
+        return dict(zip(names, found, strict=True))
 
     def _part(self, names: list[str]) -> ir.Model:
         part = self.model.clone()
@@ -60,21 +113,3 @@ class Probe:
         part.graph.outputs.extend(values[name] for name in names)
         clean.RemoveUnusedNodesPass()(part)
         return part
-
-    def _fed(self, past: int, tokens: int) -> Values:
-        draw, cache = np.random.default_rng(past), self.cache
-        shape = (1, cache.num_kv_heads, past, cache.head_dim)
-        fed: dict[str, Array] = {
-            graph_io.INPUT_IDS: draw.integers(1, self.vocab, (1, tokens)),
-            graph_io.ATTENTION_MASK: np.ones((1, past + tokens), np.int64),
-            graph_io.POSITION_IDS: np.arange(past, past + tokens, dtype=np.int64)[None],
-            graph_io.LOGITS_POSITIONS: np.arange(tokens, dtype=np.int64),
-            graph_io.SEQLENS_K: np.array([past + tokens - 1], np.int32),
-            graph_io.TOTAL_SEQUENCE_LENGTH: np.array(past + tokens, np.int32),
-        }
-        kept = {part: draw.normal(size=shape).astype(np.float32) for part in graph_io.PARTS}
-        return fed | {
-            graph_io.past(layer, part): kept[part]
-            for layer in range(cache.num_layers)
-            for part in graph_io.PARTS
-        }

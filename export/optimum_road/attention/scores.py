@@ -8,8 +8,8 @@ import numpy as np
 
 from .probe import Array
 
+SATURATED = 0.9
 CLOSE = 2e-4  # of the largest; fp32 in another order is off by 1e-6
-FLAT = 1e-6  # slopes below are rounding
 
 
 @dataclass(frozen=True)
@@ -20,6 +20,11 @@ class Scores:
     softcap: float = 0.0
     slopes: tuple[float, ...] = ()
 
+    def is_like(self, other: Scores) -> bool:
+        """Whether both are the same but for rounding."""
+        one, two = ((each.scale, each.softcap, *each.slopes) for each in (self, other))
+        return len(one) == len(two) and np.allclose(one, two, rtol=10 * CLOSE, atol=0)
+
 
 def fit_scores(product: Array, scores: Array, seen: Array, tanh: Array | None) -> Scores | None:
     """What makes `scores` of `product`, (heads, tokens, total) each, where `seen`; None for something else.
@@ -29,7 +34,8 @@ def fit_scores(product: Array, scores: Array, seen: Array, tanh: Array | None) -
     if tanh is None:
         return _linear(product, scores, seen)
     cap = ratio(tanh[seen], scores[seen])
-    scale = ratio(product[seen], cap * np.arctanh(np.float64(tanh[seen]))) if cap else None
+    small = seen & (np.abs(tanh) < SATURATED)  # beyond, fp32 can't tell what the product was
+    scale = ratio(product[small], cap * np.arctanh(np.float64(tanh[small]))) if cap else None
     return Scores(round_off(scale), round_off(cap)) if cap and scale else None
 
 
@@ -60,21 +66,35 @@ def ratio(x: Array, y: Array) -> float | None:
 
 
 def _linear(product: Array, scores: Array, seen: Array) -> Scores | None:
-    """scores = scale · product + slope · position of the key + what is the same for all of a row."""
+    """scores = scale · product + slope · position of the key + what is the same for all of a row.
+
+    Slopes only where nothing else explains the scores.
+    """
     columns = np.broadcast_to(np.arange(product.shape[-1]), product.shape)
-    kinds = [_centred(array, seen) for array in (product, columns, scores)]
-    fits = []
-    for head, mask in enumerate(seen):
-        x, j, y = (kind[head][mask] for kind in kinds)
-        scale, slope = np.linalg.lstsq(np.stack([x, j], axis=1), y, rcond=None)[0].tolist()
-        if np.abs(x * scale + j * slope - y).max() > CLOSE * np.abs(y).max():
+    x, j, y = (_centred(array, seen) for array in (product, columns, scores))
+    scales = _fitted([x], y, seen)
+    slopes: tuple[float, ...] = ()
+    if scales is None:
+        both = _fitted([x, j], y, seen)
+        if both is None:
             return None
-        fits.append((scale, slope))
-    scales, slopes = np.array(fits).T
-    if np.ptp(scales) > CLOSE * scales.max():
+        scales, slopes = both[:, :1], tuple(map(round_off, both[:, 1]))
+    if np.ptp(scales) > CLOSE * np.abs(scales).max():
         return None
-    alibi = np.abs(slopes).max() > FLAT
-    return Scores(round_off(scales.mean()), slopes=tuple(map(round_off, slopes)) if alibi else ())
+    return Scores(round_off(scales.mean()), slopes=slopes)
+
+
+def _fitted(terms: list[Array], y: Array, seen: Array) -> Array | None:
+    """Factors (heads, terms) that make y of the terms' sum; None if none do."""
+    found = []
+    for head, mask in enumerate(seen):
+        columns = np.stack([term[head][mask] for term in terms], axis=1)
+        wanted = y[head][mask]
+        factors = np.linalg.lstsq(columns, wanted, rcond=None)[0]
+        if np.abs(columns @ factors - wanted).max() > CLOSE * np.abs(wanted).max():
+            return None
+        found.append(factors)
+    return np.array(found)
 
 
 def _centred(array: Array, seen: Array) -> Array:

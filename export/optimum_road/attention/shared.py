@@ -11,7 +11,7 @@ import onnx_ir as ir
 from edgert.bundle import graph_io
 
 from .probe import Array, Probe
-from .recognize import Attention
+from .recognize import PAST, TOKENS, Attention
 from .rotary import Table
 
 
@@ -60,9 +60,11 @@ def constant(tape: ir.tape.Tape, name: str, array: Array) -> ir.Value:
 
 def _angles(tape: ir.tape.Tape, probe: Probe, table: Table, context: int) -> tuple[ir.Value, ir.Value]:
     """The graph's own cosines and sines, at all positions."""
-    found = probe.run([table.cos, table.sin], 0, context)
+    found = probe.run([table.cos, table.sin], probe.fed([0], max(context, PAST + TOKENS)))
     cos, sin = (
-        constant(tape, f"{name}/{table.factor:.6g}/table", table.read(found[name]).astype(np.float32))
+        constant(
+            tape, f"{name}/{table.factor:.6g}/{table.take}/table", table.read(found[name]).astype(np.float32)
+        )
         for name in (table.cos, table.sin)
     )
     return cos, sin
