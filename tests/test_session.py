@@ -139,6 +139,34 @@ def test_a_session_has_its_own_messages(model, folder):
         model.conversation("Be brief.", session=folder)
 
 
+def test_a_changed_text_is_never_taken_for_what_was_said(folder):
+    Session(folder).save([{"role": "user", "content": "hello \udc80"}], None)
+    good = (folder / TEXT).read_bytes()
+    said = Session(folder).messages
+    for place in range(len(good)):
+        (folder / TEXT).write_bytes(good[:place] + bytes([good[place] ^ 1]) + good[place + 1 :])
+        try:
+            assert Session(folder).messages == said
+        except edgert.UsageError as error:
+            assert "can't be read" in str(error)  # noqa: PT017 - white space may change
+
+
+def test_turns_of_another_process_are_not_written_over(folder):
+    one, other = Session(folder), Session(folder)
+    one.save([{"role": "user", "content": "first"}], None)
+    with pytest.raises(edgert.UsageError, match="another process has gone on"):
+        other.save([{"role": "user", "content": "second"}], None)
+    assert Session(folder).messages == [{"role": "user", "content": "first"}]
+
+
+def test_what_a_killed_process_was_writing_is_removed(folder):
+    folder.mkdir()
+    for name in (".session.json.123", ".kv-7.bin.123", ".mine"):
+        (folder / name).write_text("half")
+    Session(folder).save([], None)
+    assert {path.name for path in folder.iterdir()} == {TEXT, ".mine"}
+
+
 KILLED = """
 import sys, edgert
 model = edgert.load(sys.argv[1])

@@ -12,7 +12,7 @@ import hashlib
 import json
 import mmap
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, TypeAlias
@@ -28,6 +28,7 @@ from edgert.text.template import Message, check_messages
 TEXT = "session.json"
 FORMAT = 1
 PIECE = r"kv-\d+\.bin"
+ASIDE = r"\.(session\.json|kv-\d+\.bin)\.\d+"  # what a process that died was writing
 
 KeysAndValues: TypeAlias = npt.NDArray[np.generic]  # (2 · layers, KV heads, tokens, head_dim)
 
@@ -83,18 +84,28 @@ class Session:
         self.folder = folder
         self.messages: list[Message] = []
         self.cache = Cache()
-        if (folder / TEXT).exists():
+        self._known = _content(folder / TEXT)
+        if self._known is not None:
             self.messages, self.cache = _read(folder / TEXT)
 
     def save(self, messages: Sequence[Message], row: Row | None) -> None:
-        """Keep the conversation as it stands, with what its row holds. Raises UsageError."""
+        """Keep the conversation as it stands, with what its row holds.
+
+        Raises UsageError; also if another process has gone on with it since, whose turns stay.
+        """
+        if _content(self.folder / TEXT) not in (None, self._known):
+            raise UsageError(
+                f"another process has gone on with {self.folder}: this conversation is not saved over it"
+            )
         try:
             self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         except OSError as error:
             raise UsageError(f"can't keep the session in {self.folder}: {error}") from error
         cache = Cache() if row is None else self._extended(row)
-        table = {"format": FORMAT, "messages": [*messages], "cache": asdict(cache)}
+        kept: dict[str, object] = {"messages": [*messages], "cache": asdict(cache)}
+        table = {"format": FORMAT, "blake2b": _checksum(kept), **kept}
         save_text(self.folder / TEXT, json.dumps(table, ensure_ascii=False) + "\n")
+        self._known = _content(self.folder / TEXT)
         self.messages, self.cache = [*messages], cache
         self._sweep()
 
@@ -141,9 +152,10 @@ class Session:
         return [path for path in self.folder.glob("kv-*.bin") if re.fullmatch(PIECE, path.name)]
 
     def _sweep(self) -> None:
-        """Remove pieces that nothing names any more."""
+        """Remove pieces that nothing names any more, and what a process that died left half-written."""
         named = {piece.file for piece in self.cache.pieces}
-        for path in self._pieces():
+        left = [path for path in self.folder.glob(".*") if re.fullmatch(ASIDE, path.name)]
+        for path in [*self._pieces(), *left]:
             if path.name not in named:
                 with contextlib.suppress(OSError):  # still mapped, on Windows: the next turn tries again
                     path.unlink()
@@ -155,11 +167,28 @@ def _read(path: Path) -> tuple[list[Message], Cache]:
         table = json.loads(path.read_text("utf-8"))
         if table["format"] != FORMAT:
             raise ValueError(f"format {table['format']} instead of {FORMAT}: another edgert wrote it")
+        if _checksum({key: table[key] for key in ("messages", "cache")}) != table["blake2b"]:
+            raise ValueError("another checksum: it is damaged")
         if table["messages"]:
             check_messages(table["messages"])
         return table["messages"], read_record(Cache, table["cache"])
     except (OSError, ValueError, KeyError, TypeError, UsageError) as error:
         raise UsageError(f"{path} can't be read ({error}); it stays as it is, choose another name") from error
+
+
+def _content(path: Path) -> bytes | None:
+    """None if nothing is there. Raises UsageError."""
+    try:
+        return path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise UsageError(f"{path} can't be read ({error})") from error
+
+
+def _checksum(table: Mapping[str, object]) -> str:
+    """Of the text that it becomes, with '?' for what Unicode can't encode, as `save_text` has it."""
+    return hashlib.blake2b(json.dumps(table, ensure_ascii=False).encode("utf-8", "replace")).hexdigest()
 
 
 def _common(one: Sequence[int], other: Sequence[int]) -> int:
