@@ -34,7 +34,9 @@ if TYPE_CHECKING:
     from edgert.answering.stream import AsyncStream, Stream
     from edgert.bundle import Bundle, open_bundle
     from edgert.model import Model, load
+    from edgert.text.calls import ToolCall
     from edgert.text.sampler import SampledToken, Sampling
+    from edgert.text.tools import Tool
 
 __version__ = "0.1.0"
 
@@ -53,6 +55,8 @@ _LATER = {
     "Sampling": "edgert.text.sampler",
     "Stream": "edgert.answering.stream",
     "Timings": "edgert.answering.reply",
+    "Tool": "edgert.text.tools",
+    "ToolCall": "edgert.text.calls",
     "load": "edgert.model",
     "open_bundle": "edgert.bundle",
 }
@@ -78,6 +82,8 @@ __all__ = [
     "Sampling",
     "Stream",
     "Timings",
+    "Tool",
+    "ToolCall",
     "UsageError",
     "load",
     "open_bundle",

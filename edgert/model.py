@@ -17,12 +17,13 @@ from edgert import devices, shelf
 from edgert.answering.answer import Answer, Asked, Ended, Score, ignore
 from edgert.answering.budget import CLOSING
 from edgert.answering.conversation import Conversation, Overflow
+from edgert.answering.forms import Forms
 from edgert.answering.reply import Reply
 from edgert.answering.request import Options, Request, request
 from edgert.answering.rows import Rows
 from edgert.answering.session import Session
 from edgert.answering.stream import AsyncStream, Stream, wait_for, waker
-from edgert.bundle import CHAT_TEMPLATE, Bundle, open_bundle
+from edgert.bundle import Bundle, open_bundle
 from edgert.engine import loading, memory
 from edgert.engine.adapters import NO_ADAPTER, read_adapter
 from edgert.engine.decoder import Logits
@@ -33,12 +34,11 @@ from edgert.engine.worker import Worker
 from edgert.errors import DeviceError, EdgertWarning, PromptTooLong, UsageError
 from edgert.home import find_bundle
 from edgert.machine.tuning import tuned_profile
-from edgert.text.grammar import Constraint, Grammars, thought_of
 from edgert.text.prompt import PromptEncoder
 from edgert.text.sampler import Sampler, Sampling
-from edgert.text.template import ChatTemplate, Message
-from edgert.text.thinking import TAGS, Thinking, opening
-from edgert.text.tokenizer import WINDOW, Tokenizer, TokenStream, open_tokenizer
+from edgert.text.template import Message, open_template
+from edgert.text.thinking import Thinking, opening
+from edgert.text.tokenizer import WINDOW, TokenStream, open_tokenizer
 
 # Token ids of a prompt, a stream for the text after them, and what tells a thought apart there.
 Asking: TypeAlias = tuple[list[int], TokenStream, Thinking]
@@ -73,11 +73,12 @@ class Model:
         self.conversations = len(loaded.decoder.slots)
         self.kv = bundle.manifest.graphs[loaded.graph].kv
         self.threads = loaded.threads
-        self.template = _open_template(bundle, self.tokenizer)
+        self.template = open_template(bundle, self.tokenizer)
         self._prompts = PromptEncoder(self.tokenizer, self.template) if self.template else None
         self.sampling = _default_sampling(bundle)
         self._vocab = bundle.manifest.model.vocab_size
-        self._grammars = Grammars(self.tokenizer, self._vocab, bundle.manifest.generation.eos_token_ids)
+        ends = bundle.manifest.generation.eos_token_ids
+        self._forms = Forms(self.tokenizer, self.template, self._vocab, ends)
         self._worker = Worker(Engine(loaded.decoder))
         self.rows = Rows(self._worker, bundle, loaded.graph)
         self.adapter: str | None = None
@@ -139,6 +140,10 @@ class Model:
         `special_tokens`: what a message spells may be a special token, see `Request`; `thinking`: as there.
         """
         return self._read(prompt, Request(special_tokens=special_tokens, thinking=thinking))[0]
+
+    def prompt_length(self, prompt: Prompt, request: Request) -> int:
+        """Tokens of a prompt as a checked request feeds it. Raises UsageError."""
+        return len(self._read(prompt, request)[0])
 
     def request(self, **options: Unpack[Options]) -> Request:
         """The options over the model's own defaults. Raises UsageError for unknown or impossible ones."""
@@ -239,17 +244,10 @@ class Model:
         limit = min(room, request.max_tokens or room)
         ends = self.bundle.manifest.generation.eos_token_ids
         closing = self.tokenizer.encode_rendered(CLOSING) if request.thinking_budget else ()
-        asked = Asked(tokens, text, thinking, limit, ends, closing, self._constraint(request, thinking))
+        constraint, read_calls = self._forms.constraint(request, thinking), self._forms.read_calls(request)
+        asked = Asked(tokens, text, thinking, limit, ends, closing, constraint, read_calls)
         answer = Answer(asked, request, Sampler(request.sampling, self._vocab), wake, ended)
         return Sequence(tokens, answer, owner, fresh=request.fresh), answer
-
-    def _constraint(self, request: Request, thinking: Thinking) -> Constraint | None:
-        """What holds the answer to its form, from where a thought can't be or has ended."""
-        if request.grammar is None:
-            return None
-        thinks = thinking.channel != "answer" and request.thinking is not False
-        thought = thought_of(self.tokenizer, thinking.channel == "thinking") if thinks else None
-        return self._grammars.start(request.grammar, thought)
 
     def _read(self, prompt: Prompt, request: Request) -> Asking:
         """A conversation's answer begins afresh; an answer to token ids goes on with their text."""
@@ -266,6 +264,10 @@ class Model:
         return self._rendered(items, request)
 
     def _as_it_is(self, ids: Iterable[SupportsInt], request: Request) -> Asking:
+        if request.tools:
+            raise UsageError(
+                "tools are for prompts that a chat template makes, not for raw text or token ids"
+            )
         if request.thinking is not None or request.thinking_budget:
             raise UsageError(
                 "thinking is for prompts that a chat template makes, not for raw text or token ids"
@@ -278,7 +280,12 @@ class Model:
             raise UsageError("a prompt in a list is all messages or all token ids")
         if self.template is None or self._prompts is None:
             raise UsageError("this bundle has no chat template: give a str to continue, or token ids")
-        ids = self._prompts.encode(messages, special_tokens=request.special_tokens, thinking=request.thinking)
+        ids = self._prompts.encode(
+            messages,
+            special_tokens=request.special_tokens,
+            thinking=request.thinking,
+            tools=request.tools,
+        )
         tokens = self._checked_ids(ids)
         opened = opening(self.tokenizer.decode(tokens[-WINDOW:])) if self.template.thinks else ""
         return tokens, self.tokenizer.stream(), Thinking(opened, thinks=self.template.thinks)
@@ -333,15 +340,6 @@ def load(
             f"{error}: using {usual.name}; `edgert tune` measures again", EdgertWarning, stacklevel=2
         )
         return model(usual)
-
-
-def _open_template(bundle: Bundle, tokenizer: Tokenizer) -> ChatTemplate | None:
-    source = bundle.text(CHAT_TEMPLATE)
-    if source is None:
-        return None
-    defaults = bundle.manifest.generation
-    thinks = any(map(tokenizer.knows, TAGS))
-    return ChatTemplate(source, bos_token=defaults.bos_token, eos_token=defaults.eos_token, thinks=thinks)
 
 
 def _default_sampling(bundle: Bundle) -> Sampling:

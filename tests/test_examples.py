@@ -5,6 +5,7 @@ import http.client
 import json
 import os
 import queue
+import re
 import shutil
 import socket
 import struct
@@ -76,6 +77,15 @@ def test_stream(bundle, alone):
     said = lines(run("stream.py", bundle, question))
     assert said.startswith(lines(text))
     assert "\nanswer: 120 tokens at " in said and "\nfirst token after " in said
+
+
+def test_tools(bundle, tmp_path):
+    said = lines(run("tools.py", bundle))
+    assert re.match(r"[\d,]+ people live in ", said) and said.endswith("was not trained to call them\n")
+    spec = tiny.Tiny(overrides={"max_position_embeddings": 2048}, template=tiny.TOOL_TEMPLATE)
+    export(tiny.write(tmp_path / "c", spec), tmp_path / "b", ExportOptions(calibrate=False, verify=False))
+    said = lines(run("tools.py", tmp_path / "b"))
+    assert re.search(r"\ncalls weather with {'city': '(Oslo|Paris|Rome)', 'days': \d}\n", said)
 
 
 def test_threads(bundle):

@@ -211,16 +211,13 @@ def test_the_thought_is_free_and_the_form_begins_after_it():
 def thinker(tmp_path_factory):
     """A tiny model whose tags are tokens, and whose template opens the thought."""
     folder = tmp_path_factory.mktemp("thinker")
-    source = tiny.write(
-        folder / "c",
-        tiny.Tiny(overrides={"vocab_size": 322}, generation={"do_sample": True, "temperature": 0.6}),
-    )
+    opened = tiny.TEMPLATE.replace("<|assistant|>{% endif", "<|assistant|><think>\n{% endif")
+    generation = {"do_sample": True, "temperature": 0.6}
+    thinker = tiny.Tiny(overrides={"vocab_size": 322}, generation=generation, template=opened)
+    source = tiny.write(folder / "c", thinker)
     made = tiny.tokenizer()
     made.add_tokens(["<think>", "</think>"])
     made.save(str(source / "tokenizer.json"))
-    config = json.loads((source / "tokenizer_config.json").read_text("utf-8"))
-    config["chat_template"] = tiny.TEMPLATE.replace("<|assistant|>{% endif", "<|assistant|><think>\n{% endif")
-    (source / "tokenizer_config.json").write_text(json.dumps(config), "utf-8")
     with edgert.load(
         export(source, folder / "b", ExportOptions(calibrate=False, verify=False)).folder
     ) as model:

@@ -67,6 +67,7 @@ def folder(tmp_path_factory):
     chatty = tiny.Tiny(
         overrides={"max_position_embeddings": 1024},
         generation={"eos_token_id": [1, *range(8, tiny.VOCAB, 8)]},
+        template=tiny.TOOL_TEMPLATE,
     )
     checkpoint = tiny.write(folder / "checkpoint", chatty)
     export(checkpoint, folder / "my-bundle", ExportOptions(calibrate=False, verify=False))

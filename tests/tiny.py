@@ -17,6 +17,14 @@ TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] }}<|end|>"
     "{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
+# One that takes tools, and has calls as Qwen's has them.
+TOOL_TEMPLATE = (
+    "{{ bos_token }}{% for tool in tools or [] %}{{ tool | tojson }}{% endfor %}"
+    "{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] }}"
+    '{% for call in message.tool_calls or [] %}\n<tool_call>\n{"name": "{{ call.function.name }}", '
+    '"arguments": {{ call.function.arguments | tojson }}}\n</tool_call>{% endfor %}<|end|>{% endfor %}'
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
 SPECIAL = ["<|bos|>", "<|end|>", "<|user|>", "<|assistant|>", "<|system|>"]
 TEXT = ["the quick brown fox jumps over the lazy dog", "the capital of France is Paris", "one two three 123"]
 
@@ -159,6 +167,7 @@ class Tiny:
     dtype: str = "float32"
     shards: int = 1
     generation: dict[str, Any] = field(default_factory=dict)
+    template: str = TEMPLATE
     seed: int = 0
 
     @property
@@ -173,7 +182,7 @@ def write(folder: Path, tiny: Tiny | None = None) -> Path:
     _write_json(folder / "config.json", tiny.config)
     if tiny.generation:
         _write_json(folder / "generation_config.json", tiny.generation)
-    _write_tokenizer(folder)
+    _write_tokenizer(folder, tiny.template)
     save_tensors(folder, random_tensors(tiny.config, tiny.seed), tiny.dtype, tiny.shards)
     return folder
 
@@ -257,13 +266,13 @@ def tokenizer() -> Tokenizer:
     return made
 
 
-def _write_tokenizer(folder: Path) -> None:
+def _write_tokenizer(folder: Path, template: str) -> None:
     tokenizer().save(str(folder / "tokenizer.json"))
     config = {
         "bos_token": "<|bos|>",
         "eos_token": {"content": "<|end|>", "lstrip": False},
         "add_bos_token": True,
-        "chat_template": TEMPLATE,
+        "chat_template": template,
     }
     _write_json(folder / "tokenizer_config.json", config)
 

@@ -15,6 +15,7 @@ from edgert.answering.request import Request
 from edgert.engine.decoder import Logits
 from edgert.engine.pace import Pace
 from edgert.engine.sequence import count_alike
+from edgert.text.calls import ToolCall
 from edgert.text.grammar import Constraint
 from edgert.text.loops import LoopDetector
 from edgert.text.sampler import History, SampledToken, Sampler
@@ -24,18 +25,19 @@ from edgert.text.tokenizer import TokenStream
 
 MOST_UNREAD = 32  # chunks that may lie unread: a reader that stops reading stops the work
 
-Ended = Callable[[str | None], None]
+Ended = Callable[[str | None, tuple[ToolCall, ...]], None]
+ReadCalls = Callable[[Sequence[int]], tuple[ToolCall, ...]]
 
 
-def ignore(text: str | None) -> None:
+def ignore(text: str | None, calls: tuple[ToolCall, ...]) -> None:
     """For those who needn't know how an answer ended."""
 
 
 @dataclass(frozen=True)
 class Asked:
     """Token ids to answer, the stream that makes text of the answer, what tells its thought apart, the most
-    tokens it may have, those that end it, those that close a thought whose budget is spent, and what holds it
-    to a form.
+    tokens it may have, those that end it, those that close a thought whose budget is spent, what holds it to
+    a form, and what reads calls of tools, if that form is theirs.
     """
 
     tokens: Sequence[int]
@@ -45,6 +47,7 @@ class Asked:
     ends: Sequence[int]
     closing: Sequence[int] = ()
     constraint: Constraint | None = None
+    read_calls: ReadCalls | None = None
 
 
 class Answer:
@@ -52,7 +55,8 @@ class Answer:
 
     `items` are the chunks so far; the last comes once the row is given back, or the error that ended it. They
     stay there, so that a reader who is interrupted loses nothing. `wake` tells the reader of each. `ended` is
-    called before that with all of the text: None after an error, or if it was cancelled before a token.
+    called before that with all of the text (None after an error, or if it was cancelled before a token) and
+    the calls of tools.
     """
 
     every = False
@@ -77,6 +81,7 @@ class Answer:
         self._draft: list[int] = []
         self._watch = Stopwatch(len(asked.tokens))
         self._reason: FinishReason | None = None
+        self._calling: list[int] = []  # tokens that call tools
         self.items: list[Chunk | BaseException] = []
         self.over = threading.Event()
         self._read = 0
@@ -141,7 +146,7 @@ class Answer:
     def _choose(self, logits: Logits) -> SampledToken:
         """The next token after logits (vocab,). The likeliest mostly fits the form, which is quickly told."""
         constraint = self._asked.constraint
-        if constraint is None or self._sampler.greedy:
+        if constraint is None or constraint.loose or self._sampler.greedy:
             token = self._sampler.choose(logits, self._history)
             if constraint is None or constraint.permits(token.id):
                 return token
@@ -159,9 +164,14 @@ class Answer:
         self._history.accept(token.id)
         if self._drafting:
             self._drafting.push(token.id)
-        if self._asked.constraint:
-            self._asked.constraint.accept(token.id)
-        channel, text = self._shown(self._asked.text.push(token.id))
+        constraint = self._asked.constraint
+        if constraint:
+            constraint.accept(token.id)
+        if self._asked.read_calls and constraint and constraint.begun:
+            self._calling.append(token.id)
+            channel, text = self._shown("")
+        else:
+            channel, text = self._shown(self._asked.text.push(token.id))
         if channel == "thinking":
             self._watch.think()
         self.items.append(Chunk(text, token, self._timings(), channel=channel))
@@ -180,9 +190,11 @@ class Answer:
         """The last chunk, or the error."""
         begun = self._reason or self.items
         channel, text = self._rest()
-        last = Chunk(text, None, self._timings(), self._reason or "cancelled", channel)
+        read = self._asked.read_calls
+        calls = read(self._calling) if read and self._calling else ()
+        last = Chunk(text, None, self._timings(), self._reason or "cancelled", channel, calls)
         try:
-            self._ended(self._whole(last) if begun and error is None else None)
+            self._ended(self._whole(last) if begun and error is None else None, calls)
         finally:
             self.items.append(error or last)
             self.over.set()

@@ -6,21 +6,24 @@ import json
 import threading
 import warnings
 import weakref
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeAlias, TypeVar, Unpack, get_args
 
+from edgert.answering.acting import Acting, result_of
 from edgert.answering.answer import Ended
 from edgert.answering.request import Options, Request
 from edgert.answering.session import Row, Session
-from edgert.answering.stream import AsyncStream, Reading, Stream
+from edgert.answering.stream import AsyncStream, Reading, Stream, Turn
 from edgert.errors import EdgertWarning, UsageError
 from edgert.saving import save_text
+from edgert.text.calls import ToolCall
 from edgert.text.template import Message, check_messages
 
 # A message's text, or the parts of it that OpenAI's clients send.
 Content: TypeAlias = str | Sequence[Mapping[str, Any]]
 AnyReading = TypeVar("AnyReading", bound=Reading)
+Opening: TypeAlias = Callable[[Iterable[Message], Request, object | None, Ended], AnyReading]
 
 
 Overflow: TypeAlias = Literal["error", "drop-oldest-turns"]
@@ -52,9 +55,7 @@ class Answerer(Protocol):
     @property
     def context(self) -> int: ...
 
-    def tokens_of(
-        self, prompt: Iterable[Message], *, special_tokens: bool, thinking: bool | None
-    ) -> list[int]: ...
+    def prompt_length(self, prompt: Iterable[Message], request: Request) -> int: ...
 
 
 class Conversation:
@@ -90,7 +91,7 @@ class Conversation:
         self.left_out = 0
         self.session = session
         self._unsaved: UsageError | None = None
-        self.turns: list[dict[str, Any]] = []
+        self.turns: list[Turn] = []
         self._model = model
         self._ended = threading.Event()
         self._ended.set()
@@ -112,35 +113,44 @@ class Conversation:
     def _head(self) -> list[Message]:
         return [{"role": "system", "content": self.system}] if self.system else []
 
-    def send(self, content: Content, **options: Unpack[Options]) -> Stream:
+    def send(self, content: Content, *, max_calls: int = 5, **options: Unpack[Options]) -> Stream:
         """Ask, and get the answer chunk by chunk; both are remembered.
 
         An answer that was stopped is remembered as far as it came, one that ended as a loop up to where it
         began to repeat itself. A question that failed, or was stopped before the first token, is forgotten.
         `options` override the conversation's own.
+
+        If the answer calls functions among its `tools`, they are run (by the thread that reads), and the
+        stream goes on with the model's answer to what they return, until one calls nothing or would make more
+        than `max_calls`. The last chunk of each such answer has the calls; `reply` is the last answer.
         Raises PromptTooLong, UsageError; also while an earlier answer is still being made, and once if the
         last turn could not be saved to the session.
         """
-        request, ended = self._ask(content, options)
-        try:
-            self._make_room(request)
-            return self._note(self._model.open_stream(self.messages, request, self, ended))
-        except BaseException:
-            ended(None)
-            raise
+        return self._send([{"role": "user", "content": content}], max_calls, options)
 
-    def asend(self, content: Content, **options: Unpack[Options]) -> AsyncStream:
+    def asend(self, content: Content, *, max_calls: int = 5, **options: Unpack[Options]) -> AsyncStream:
         """The same for a task of asyncio: `async for chunk in conversation.asend(...)`.
 
-        After an answer that was left, it waits until that has ended: a step of the engine at most.
+        After an answer that was left, it waits until that has ended: a step of the engine at most. Functions
+        are run by another thread.
         """
-        request, ended = self._ask(content, options)
-        try:
-            self._make_room(request)
-            return self._note(self._model.open_astream(self.messages, request, self, ended))
-        except BaseException:
-            ended(None)
-            raise
+        return self._asend([{"role": "user", "content": content}], max_calls, options)
+
+    def send_results(
+        self, results: Mapping[str, str], *, max_calls: int = 5, **options: Unpack[Options]
+    ) -> Stream:
+        """Tell what the calls of the last answer returned, by their ids, and get the answer to that.
+
+        For tools without a function, and for calls beyond `max_calls`. Raises UsageError unless there is a
+        result for each call; PromptTooLong.
+        """
+        return self._send(self._results(results), max_calls, options)
+
+    def asend_results(
+        self, results: Mapping[str, str], *, max_calls: int = 5, **options: Unpack[Options]
+    ) -> AsyncStream:
+        """The same for a task of asyncio."""
+        return self._asend(self._results(results), max_calls, options)
 
     def stop(self) -> None:
         """End the answer that is being made, if there is one. From any thread."""
@@ -204,7 +214,52 @@ class Conversation:
         system = f", system {self.system!r}" if self.system else ""
         return f"<edgert.Conversation: {len(self.turns)} messages{system}>"
 
-    def _ask(self, content: Content, options: Options) -> tuple[Request, Ended]:
+    def _send(self, asked: list[Turn], max_calls: int, options: Options) -> Stream:
+        request, ended = self._ask(asked, options)
+        acting = self._acting(request, max_calls, ended)
+
+        def answer_to(results: list[Turn]) -> Stream:
+            return self._open(self._model.open_stream, *self._ask(results, _going_on(options)))
+
+        return self._open(self._model.open_stream, request, ended).then(acting.results, answer_to)
+
+    def _asend(self, asked: list[Turn], max_calls: int, options: Options) -> AsyncStream:
+        request, ended = self._ask(asked, options)
+        acting = self._acting(request, max_calls, ended)
+
+        def answer_to(results: list[Turn]) -> AsyncStream:
+            return self._open(self._model.open_astream, *self._ask(results, _going_on(options)))
+
+        return self._open(self._model.open_astream, request, ended).then(acting.results, answer_to)
+
+    def _acting(self, request: Request, max_calls: int, ended: Ended) -> Acting:
+        try:
+            return Acting(request.tools, max_calls)
+        except UsageError:
+            ended(None, ())
+            raise
+
+    def _open(self, open_reading: Opening[AnyReading], request: Request, ended: Ended) -> AnyReading:
+        try:
+            self._make_room(request)
+            reading = open_reading(self.messages, request, self, ended)
+        except BaseException:
+            ended(None, ())
+            raise
+        self._current = weakref.ref(reading)
+        return reading
+
+    def _results(self, results: Mapping[str, str]) -> list[Turn]:
+        self._wait()
+        calls = self.turns[-1].get("tool_calls", ()) if self.turns else ()
+        known = [call["id"] for call in calls]
+        if set(known) != set(results) or not known:
+            wanted = ", ".join(known) or "none: the last answer calls nothing"
+            raise UsageError(f"results are wanted for these calls: {wanted}; not for {', '.join(results)}")
+        names = {call["id"]: call["function"]["name"] for call in calls}
+        return [result_of(call, names[call], results[call]) for call in known]
+
+    def _ask(self, asked: list[Turn], options: Options) -> tuple[Request, Ended]:
         """The request, and what is to be called when its answer has ended."""
         self._wait()
         unsaved, self._unsaved = self._unsaved, None
@@ -212,10 +267,9 @@ class Conversation:
             raise unsaved
         merged: Options = {**self.options, **options}
         request = self._model.request(**merged)
-        question = {"role": "user", "content": content}
-        self.turns.append(question)
+        self.turns += asked
         self._ended = ended = threading.Event()
-        return request, lambda text: self._answered(question, ended, text)
+        return request, lambda text, calls: self._answered(asked, ended, text, calls)
 
     def _make_room(self, request: Request) -> None:
         """Leave the oldest turns out of the prompt, if an answer has no room and that is the policy."""
@@ -242,23 +296,21 @@ class Conversation:
 
     def _tokens(self, request: Request) -> int:
         """Of the prompt as it is now."""
-        return len(
-            self._model.tokens_of(
-                self.messages, special_tokens=request.special_tokens, thinking=request.thinking
-            )
-        )
+        return self._model.prompt_length(self.messages, request)
 
-    def _note(self, reading: AnyReading) -> AnyReading:
-        self._current = weakref.ref(reading)
-        return reading
-
-    def _answered(self, question: dict[str, Any], ended: threading.Event, text: str | None) -> None:
+    def _answered(
+        self, asked: list[Turn], ended: threading.Event, text: str | None, calls: tuple[ToolCall, ...]
+    ) -> None:
         """Called by the thread that computes. A question that was taken away meanwhile gets no answer."""
+        there = any(turn is asked[-1] for turn in self.turns)
         if text is None:
-            self.turns = [turn for turn in self.turns if turn is not question]
+            self.turns = [turn for turn in self.turns if not any(turn is one for one in asked)]
             self.left_out = min(self.left_out, len(self.turns))
-        elif any(turn is question for turn in self.turns):
-            self.turns.append({"role": "assistant", "content": text})
+        elif there:
+            said: Turn = {"role": "assistant", "content": text}
+            if calls:
+                said["tool_calls"] = [call.to_json() for call in calls]
+            self.turns.append(said)
             self._keep()
         ended.set()
 
@@ -279,3 +331,8 @@ class Conversation:
                 "this conversation is still answering: read its stream to the end, or call stop()"
             )
         self._ended.wait()
+
+
+def _going_on(options: Options) -> Options:
+    """Options of an answer to what calls returned: it need not call again."""
+    return {**options, "tool_choice": "auto"}

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 from edgert.errors import EdgertError
+from edgert.text.calls import ToolCall
 from edgert.text.sampler import SampledToken
 from edgert.text.thinking import Channel
 
@@ -59,7 +60,8 @@ class Chunk:
     """One step of an answer. The last has a `finish_reason` and no token.
 
     `text` is empty while a character, or what may become a stop string or a tag around a thought, is
-    incomplete. `channel` says which part of the answer it is.
+    incomplete, and while the model calls tools. `channel` says which part of the answer it is.
+    The last has the `tool_calls` of the answer.
     """
 
     text: str
@@ -67,6 +69,7 @@ class Chunk:
     timings: Timings
     finish_reason: FinishReason | None = None
     channel: Channel = "answer"
+    tool_calls: tuple[ToolCall, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,7 @@ class Reply:
 
     `thinking` is what the model thought before its answer, `text`; neither has the tags, `tokens` have both.
     An answer that was cut within its thought has no `text`.
+    `tool_calls` are no part of `text`; of an answer that was cut, those that were whole.
 
     `finish_reason`: "stop" (the model ended it, or a stop string did), "length" (`max_tokens`, or the context
     is full), "loop" (it only repeated itself), "cancelled". After a stop string, `tokens` include those that
@@ -86,6 +90,7 @@ class Reply:
     finish_reason: FinishReason
     timings: Timings
     thinking: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
 
     @property
     def token_ids(self) -> tuple[int, ...]:
@@ -115,6 +120,7 @@ def join(chunks: Sequence[Chunk]) -> Reply:
         tokens=tuple(chunk.token for chunk in chunks if chunk.token is not None),
         finish_reason=last.finish_reason,
         timings=last.timings,
+        tool_calls=last.tool_calls,
         thinking="".join(chunk.text for chunk in chunks if chunk.channel == "thinking"),
     )
 

@@ -12,6 +12,7 @@ from edgert.errors import UsageError
 from edgert.text.grammar import FORMS, Grammar, read_grammar
 from edgert.text.sampler import Sampling
 from edgert.text.stops import check_stops
+from edgert.text.tools import AnyTool, Tool, read_tools
 
 
 class Options(TypedDict, total=False):
@@ -28,6 +29,8 @@ class Options(TypedDict, total=False):
     json_schema: Mapping[str, Any] | type | None
     regex: str | None
     grammar: str | None
+    tools: Iterable[AnyTool]
+    tool_choice: str
     temperature: float
     top_k: int
     top_p: float
@@ -60,6 +63,8 @@ class Request:
     likely, the answer may go on with the other one; None never guesses.
     `grammar`: the form that the answer must have, of one of the options `json_schema` (a dict, or a pydantic
     model), `regex` and `grammar` (Lark).
+    `tools`: what the model may call, see `Tool`. `tool_choice`: "auto" (as the model likes), "required" (an
+    answer is calls) or the name of the tool to call.
     Raises UsageError.
     """
 
@@ -72,6 +77,8 @@ class Request:
     thinking_budget: Budget | None = None
     draft: Literal["lookup"] | None = None
     grammar: Grammar | None = None
+    tools: tuple[Tool, ...] = ()
+    tool_choice: str = "auto"
     sampling: Sampling = field(default_factory=Sampling)
 
     def __post_init__(self) -> None:
@@ -87,6 +94,22 @@ class Request:
         if self.draft not in DRAFTS:
             raise UsageError(f"draft must be 'lookup' or None, not {self.draft!r}")
         check_stops(self.stop)
+        self._check_tools()
+
+    @property
+    def callable_tools(self) -> tuple[Tool, ...]:
+        """Those that the answer may call: all, or the one that was chosen."""
+        return tuple(tool for tool in self.tools if tool.name == self.tool_choice) or self.tools
+
+    def _check_tools(self) -> None:
+        names = [tool.name for tool in self.tools]
+        if self.tool_choice not in ("auto", "required", *names):
+            known = ", ".join(["auto", "required", *names])
+            raise UsageError(f"tool_choice must be one of {known}, not {self.tool_choice!r}")
+        if self.tool_choice != "auto" and not names:
+            raise UsageError("tool_choice needs tools")
+        if self.tools and self.grammar:
+            raise UsageError(f"tools and {self.grammar.form} are given: an answer has one form")
 
 
 OWN_OPTIONS = (
@@ -96,6 +119,8 @@ OWN_OPTIONS = (
     "thinking_budget",
     "draft",
     *FORMS,
+    "tools",
+    "tool_choice",
     *SWITCHES,
 )  # the others are the sampling's
 
@@ -108,6 +133,8 @@ def request(defaults: Sampling, options: Mapping[str, Any]) -> Request:
         raise UsageError(f"unknown option '{unknown[0]}' (known: {', '.join(known)})")
     own = {name: value for name, value in options.items() if name in OWN_OPTIONS and name not in FORMS}
     own["grammar"] = read_grammar(options)
+    if "tools" in own:
+        own["tools"] = read_tools(own["tools"])
     if "stop" in own:
         own["stop"] = _strings(own["stop"])
     if own.get("thinking_budget") is not None:

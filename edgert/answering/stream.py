@@ -8,7 +8,7 @@ import queue
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Any, Self, TypeAlias, TypeVar
 
 from edgert.answering.answer import Answer
 from edgert.answering.reply import Chunk, Reply, join
@@ -16,6 +16,8 @@ from edgert.engine.sequence import Sequence
 from edgert.engine.worker import Worker
 
 Item = TypeVar("Item")
+Turn: TypeAlias = dict[str, Any]
+Results: TypeAlias = Callable[[Reply], list[Turn]]  # what the calls of an answer return, as messages
 
 POLL_S = 0.1  # Windows: Ctrl-C doesn't interrupt a wait without an end
 
@@ -28,6 +30,8 @@ class Reading:
         self._sequence = sequence
         self._answer = answer
         self._read = 0
+        self._results: Results | None = None
+        self._earlier: list[Self] = []
 
     @property
     def finished(self) -> bool:
@@ -54,6 +58,12 @@ class Reading:
     def __repr__(self) -> str:
         state = "finished" if self.finished else "answering"
         return f"<{type(self).__name__}: {self._read} chunks read, {state}>"
+
+    def _follow(self, later: Self) -> None:
+        """Go on with the chunks of another answer."""
+        self._earlier.append(later)  # if it were dropped, its work would stop
+        self._worker, self._sequence, self._answer = later._worker, later._sequence, later._answer
+        self._read = 0
 
     @property
     def _unread(self) -> bool:
@@ -89,10 +99,16 @@ class Stream(Reading, Iterator[Chunk]):
     ) -> None:
         super().__init__(worker, sequence, answer)
         self._woken = woken
+        self._answer_to: Callable[[list[Turn]], Stream] | None = None
+
+    def then(self, results: Results, answer_to: Callable[[list[Turn]], Stream]) -> Self:
+        """Go on with the answer to what the calls of this one return, if they return something."""
+        self._results, self._answer_to = results, answer_to
+        return self
 
     def __next__(self) -> Chunk:
         """The next chunk, as soon as it is there. Raises what ended the answer, such as DeviceError."""
-        if self.finished:
+        if self.finished and not self._goes_on():
             raise StopIteration
         try:
             while not self._unread:
@@ -101,6 +117,16 @@ class Stream(Reading, Iterator[Chunk]):
             self.stop()
             raise
         return self._next()
+
+    def _goes_on(self) -> bool:
+        results, self._results = self._results, None  # once, also after an error
+        returned = results(self._reply()) if results and self._answer_to and not self.stopped else []
+        if not (returned and self._answer_to):
+            return False
+        later = self._answer_to(returned)
+        self._follow(later)
+        self._woken, self._results = later._woken, results
+        return True
 
     @property
     def reply(self) -> Reply:
@@ -134,10 +160,16 @@ class AsyncStream(Reading, AsyncIterator[Chunk]):
     def __init__(self, worker: Worker, sequence: Sequence, answer: Answer, woken: asyncio.Event) -> None:
         super().__init__(worker, sequence, answer)
         self._woken = woken
+        self._answer_to: Callable[[list[Turn]], AsyncStream] | None = None
+
+    def then(self, results: Results, answer_to: Callable[[list[Turn]], AsyncStream]) -> Self:
+        """As `Stream.then`; what the calls return is found by another thread."""
+        self._results, self._answer_to = results, answer_to
+        return self
 
     async def __anext__(self) -> Chunk:
         """The next chunk. Raises what ended the answer."""
-        if self.finished:
+        if self.finished and not await self._goes_on():
             raise StopAsyncIteration
         try:
             await self._wait(lambda: self._unread)
@@ -145,6 +177,19 @@ class AsyncStream(Reading, AsyncIterator[Chunk]):
             self.stop()
             raise
         return self._next()
+
+    async def _goes_on(self) -> bool:
+        results, self._results = self._results, None
+        if not (results and self._answer_to) or self.stopped:
+            return False
+        reply = self._reply()
+        returned = await asyncio.to_thread(results, reply) if reply.tool_calls else []
+        if not returned:
+            return False
+        later = self._answer_to(returned)
+        self._follow(later)
+        self._woken, self._results = later._woken, results
+        return True
 
     async def reply(self) -> Reply:
         """The whole answer: waits for what is still to come, unless `stop` or `aclose` was called before."""

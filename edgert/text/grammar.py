@@ -10,7 +10,7 @@ import threading
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -23,19 +23,22 @@ if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
 
 Mask: TypeAlias = npt.NDArray[np.bool_]
-Form: TypeAlias = Literal["json_schema", "regex", "grammar"]
-FORMS: tuple[Form, ...] = get_args(Form)
+Form: TypeAlias = Literal["json_schema", "regex", "grammar", "tools"]
+FORMS: tuple[Form, ...] = ("json_schema", "regex", "grammar")  # those that are options
 
 # Between the parts of JSON: a space, or a new line and its indentation. Were any number of spaces allowed,
 # small students would go on with them for ever.
 SPACES = r" |\n {0,16}|\n\t{0,8}"
 SEPARATOR = "\n\n"  # what models write between a thought and its answer
+BLANKS = " \n\t▁ĠĊĉ"  # as vocabularies write them, too
 MOST_KEPT = 64  # compiled grammars
 
 
 @dataclass(frozen=True)
 class Grammar:
-    """The option that gave it, and its text: a JSON schema, a regular expression or a grammar in Lark."""
+    """The option that gave it, and its text: a JSON schema, a regular expression, or a grammar in Lark, as
+    calls of tools have, too.
+    """
 
     form: Form
     text: str
@@ -82,6 +85,27 @@ class Thought:
     separator: tuple[int, ...]
 
 
+@dataclass(frozen=True)
+class Trigger:
+    """Tokens that begin the form, as the answer's first or anywhere. Until then the answer is free."""
+
+    tokens: frozenset[int]
+    anywhere: bool
+
+
+def trigger_of(tokenizer: Tokenizer, text: str) -> Trigger:
+    """What begins a form that begins with this text: its added token if it has one, else any token with its
+    first character, where the answer begins.
+    """
+    for token, content in tokenizer.added_tokens.items():
+        if text.startswith(content):
+            return Trigger(frozenset((token,)), anywhere=True)
+    found = (
+        token for piece, token in tokenizer.vocabulary.items() if piece.lstrip(BLANKS).startswith(text[0])
+    )
+    return Trigger(frozenset(found), anywhere=False)
+
+
 def thought_of(tokenizer: Tokenizer, opened: bool) -> Thought:
     """How thoughts begin and end with this tokenizer. Raises UsageError if its tags are no tokens."""
     opens, closes = (tokenizer.token_of(tag) for tag in (THINKING, ANSWERING))
@@ -97,16 +121,25 @@ class Constraint:
     """A grammar at work on one answer. Tokens that end an answer are allowed where the grammar is fulfilled,
     and nowhere else.
 
-    `ends`: those tokens; the thought must not have them.
+    `ends`: those tokens; the thought must not have them. `trigger`: what the form waits for. Until then it is
+    no part of the answer, and nothing but an answer of that form begins with the trigger.
     """
 
     def __init__(
-        self, matcher: LLMatcher, vocab: int, ends: Iterable[int], thought: Thought | None = None
+        self,
+        matcher: LLMatcher,
+        vocab: int,
+        ends: Iterable[int],
+        thought: Thought | None = None,
+        trigger: Trigger | None = None,
     ) -> None:
         self._matcher = matcher
         self._vocab = vocab
         self._ends = list(ends)
         self._thought = thought
+        self._trigger = trigger  # until it has come
+        self._free = False  # from an answer's first token on, if that did not begin the form
+        self.begun = False
         self._thinks = thought is not None and thought.opens is None
         # Tokens that may come now, the first of them first, and are no part of the form.
         self._before: tuple[int, ...] = (thought.opens,) if thought and thought.opens is not None else ()
@@ -114,12 +147,19 @@ class Constraint:
     @property
     def finished(self) -> bool:
         """Whether the form is complete, and nothing can follow."""
-        return not self._thinks and self._matcher.is_stopped() and not self._matcher.is_error()
+        return self.begun and bool(self._matcher.is_stopped()) and not self._matcher.is_error()
+
+    @property
+    def loose(self) -> bool:
+        """Whether nearly all tokens may come: it is quicker to choose one and to ask about that."""
+        return self._thinks or self._free or self._trigger is not None
 
     def permits(self, token: int) -> bool:
         """Whether this token may come next: much quicker than to look at all of them."""
         if self._thinks:
             return token not in self._ends
+        if self._free or (self._trigger and token not in self._trigger.tokens):
+            return True
         return token in self._before[:1] or self._fits(token)
 
     def allowed(self) -> Mask:
@@ -130,8 +170,13 @@ class Constraint:
             return mask
         packed = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
         mask = np.unpackbits(packed, bitorder="little", count=self._vocab).view(np.bool_)
-        mask[list(self._before[:1])] = True
         self._check()
+        if self._free or self._trigger:
+            begins = list(self._trigger.tokens) if self._trigger else []
+            fitting = mask[begins]
+            mask[:] = True
+            mask[begins] = fitting
+        mask[list(self._before[:1])] = True
         return mask
 
     def accept(self, token: int) -> None:
@@ -143,7 +188,11 @@ class Constraint:
         elif token in before[:1]:
             self._before = before[1:]
             self._thinks = thought is not None and token == thought.opens
-        else:
+        elif self._trigger and token not in self._trigger.tokens:
+            if not self._trigger.anywhere:
+                self._trigger, self._free = None, True
+        elif not self._free:
+            self._trigger, self.begun = None, True
             self._matcher.consume_token(token)
             self._check()
 
@@ -165,17 +214,23 @@ class Grammars:
         self._ends = tuple(ends)
         self._trie: LLTokenizer | None = None
         self._compiled: dict[Grammar, LLMatcher] = {}
+        self._triggers: dict[str, Trigger] = {}
         self._lock = threading.Lock()
 
-    def start(self, grammar: Grammar, thought: Thought | None = None) -> Constraint:
-        """For one answer. Raises UsageError for what can't be, MissingExtra."""
+    def start(self, grammar: Grammar, thought: Thought | None = None, after: str | None = None) -> Constraint:
+        """For one answer; `after`: the text that a form begins with which may come or not. Raises UsageError
+        for what can't be, MissingExtra.
+        """
         with self._lock:
             if grammar not in self._compiled:
                 matcher = self._compile(grammar)
                 while len(self._compiled) >= MOST_KEPT:
                     del self._compiled[next(iter(self._compiled))]
                 self._compiled[grammar] = matcher
-            return Constraint(self._compiled[grammar].deep_copy(), self._vocab, self._ends, thought)
+            if after and after not in self._triggers:
+                self._triggers[after] = trigger_of(self._tokenizer, after)
+            trigger = self._triggers[after] if after else None
+            return Constraint(self._compiled[grammar].deep_copy(), self._vocab, self._ends, thought, trigger)
 
     def _compile(self, grammar: Grammar) -> LLMatcher:
         try:

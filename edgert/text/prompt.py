@@ -15,6 +15,7 @@ from typing import Any
 from edgert.errors import UsageError
 from edgert.text.template import ChatTemplate, Message, plain_messages
 from edgert.text.tokenizer import Tokenizer
+from edgert.text.tools import Tool
 
 # Private characters, from the last one down: they stand for added tokens while a template is rendered.
 STAND_INS = range(0x10FFFD, 0xFFFFF, -1)
@@ -32,24 +33,29 @@ class PromptEncoder:
         self._pattern = re.compile("|".join(map(re.escape, texts)) or r"(?!)")
 
     def encode(
-        self, messages: Sequence[Message], *, special_tokens: bool = False, thinking: bool | None = None
+        self,
+        messages: Sequence[Message],
+        *,
+        special_tokens: bool = False,
+        thinking: bool | None = None,
+        tools: Sequence[Tool] = (),
     ) -> list[int]:
         """Token ids of the prompt for the next answer. Raises UsageError.
 
-        `thinking`: as in `ChatTemplate.render`.
+        `thinking`, `tools`: as in `ChatTemplate.render`.
         `special_tokens`: added tokens that messages spell are those tokens, as if the template had them.
         """
         messages = plain_messages(messages)
         stand_ins = {} if special_tokens else self._stand_ins(messages)
         if not stand_ins:
-            return self._tokenizer.encode_rendered(self._template.render(messages, thinking))
+            return self._tokenizer.encode_rendered(self._template.render(messages, thinking, tools))
         marked = [
             {**message, "content": self._pattern.sub(lambda found: stand_ins[found[0]], message["content"])}
             if _may_forge(message)
             else message
             for message in messages
         ]
-        return self._encode_marked(self._template.render(marked, thinking), stand_ins)
+        return self._encode_marked(self._template.render(marked, thinking, tools), stand_ins)
 
     def _stand_ins(self, messages: Sequence[Message]) -> dict[str, str]:
         """A character that no message has, for the text of each added token that they spell."""

@@ -139,11 +139,11 @@ class Sampler:
         self, logits: FloatArray, history: History, allowed: npt.NDArray[np.bool_] | None = None
     ) -> SampledToken:
         """The next token by logits (vocab,), which stay as they are; only one of those `allowed` (vocab,)."""
-        adjusted = self._adjust(logits, history)
-        if allowed is not None:
-            adjusted = np.where(allowed, adjusted, np.float32(-np.inf))
-        token = int(adjusted.argmax()) if self.greedy else self._draw(adjusted, len(history.answer))
-        return self._report(token, logits)
+        adjusted, position = self._adjust(logits, history), len(history.answer)
+        if allowed is None:
+            return self._report(self._pick(adjusted, position), logits)
+        ids = np.flatnonzero(allowed)  # mostly few: then quicker than to draw from all of them
+        return self._report(int(ids[self._pick(adjusted[ids], position)]), logits)
 
     def _adjust(self, logits: FloatArray, history: History) -> FloatArray:
         s = self._sampling
@@ -156,6 +156,9 @@ class Sampler:
             penalize_repetition(adjusted, history.seen, s.repetition_penalty)
         penalize_counts(adjusted, history.counts, s.presence_penalty, s.frequency_penalty)
         return adjusted
+
+    def _pick(self, logits: FloatArray, position: int) -> int:
+        return int(logits.argmax()) if self.greedy else self._draw(logits, position)
 
     def _draw(self, logits: FloatArray, position: int) -> int:
         s = self._sampling

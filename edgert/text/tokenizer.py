@@ -77,6 +77,11 @@ class Tokenizer:
         """Text of ids, without special tokens; bytes that are no character become U+FFFD."""
         return self._detokenizer.decode(ids)
 
+    def spell(self, ids: Sequence[int]) -> str:
+        """Text of ids with their special tokens."""
+        text: str = self._tokenizer.decode(list(ids), skip_special_tokens=False)
+        return text
+
     def stream(self, prompt: Sequence[int] = ()) -> TokenStream:
         """Decode an answer as it comes; one that goes on with the text of `prompt` keeps its first space."""
         return TokenStream(self._detokenizer, prompt)
