@@ -109,6 +109,8 @@ def test_generate_json_has_the_promised_keys(bundles):
         "finish_reason",
         "prompt_tokens",
         "thinking_tokens",
+        "drafted_tokens",
+        "accepted_tokens",
         "prefill_tokens_per_s",
         "decode_tokens_per_s",
         "time_to_first_token_s",

@@ -17,9 +17,10 @@ from edgert.text.sampler import Sampling
 
 Id: TypeAlias = str | int
 
-# What else a line of our own may hold. Results have no place for log-probabilities.
+# What else a line of our own may hold. Results have no place for log-probabilities and for calls of tools.
 OWN_KEYS = ("id", "prompt", "messages")
-OPTIONS = tuple(name for name in Options.__annotations__ if name != "logprobs")
+UNTOLD = ("logprobs", "tools", "tool_choice")
+OPTIONS = tuple(name for name in Options.__annotations__ if name not in UNTOLD)
 
 
 @dataclass(frozen=True)
