@@ -336,7 +336,13 @@ def test_killed_at_random_moments_nothing_is_lost_and_nothing_answered_twice(bun
 def test_ctrl_c_says_how_to_go_on(bundles, tmp_path):
     prompts = written(tmp_path / "p.txt", *(f"one two three {number}" for number in range(3000)))
     out = tmp_path / "out.jsonl"
-    process = begun(bundles(), prompts, out)
+    ours = signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # a shell's job in the background ignores it
+    try:
+        process = begun(bundles(), prompts, out)
+    finally:
+        signal.signal(signal.SIGINT, ours)
     while whole_lines(Files(out).journal).count(b"\n") < 3:
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
