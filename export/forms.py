@@ -226,6 +226,6 @@ def _whole_bytes(packed: Array) -> Array:
     return np.stack([packed & 15, packed >> 4], axis=-1).reshape(len(packed), -1)
 
 
-def constant(tape: ir.tape.Tape, matrix: str, name: str, array: Array) -> ir.Value:
-    """An initializer of a matrix's own operators."""
-    return tape.initializer(ir.tensor(array, name=f"{matrix}/{name}"))
+def constant(tape: ir.tape.Tape, owner: str, name: str, array: Array) -> ir.Value:
+    """An initializer of the operators of a matrix, or of whatever else owns them."""
+    return tape.initializer(ir.tensor(array, name=f"{owner}/{name}"))

@@ -14,7 +14,7 @@ from edgert.answering.reply import Chunk, FinishReason, Stopwatch, Timings, join
 from edgert.answering.request import Request
 from edgert.engine.decoder import Logits
 from edgert.engine.pace import Pace
-from edgert.engine.sequence import count_alike
+from edgert.engine.slots import common_prefix
 from edgert.text.calls import ToolCall
 from edgert.text.grammar import Constraint
 from edgert.text.loops import LoopDetector
@@ -123,7 +123,7 @@ class Answer:
             if self._reason or said != [guess]:
                 break
         if self._drafting and draft:
-            true = count_alike(going, draft)
+            true = common_prefix(going, draft)
             self._drafting.learn(true)
             self._watch.draft(len(draft), true)
         return () if self._reason else going

@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgert.bundle.record import Between, Matching, read_record
+from edgert.engine.slots import common_prefix
 from edgert.errors import UsageError
 from edgert.saving import save_bytes, save_text
 from edgert.text.template import Message, check_messages
@@ -134,7 +135,7 @@ class Session:
         """The pieces that still hold, and one more with what is new in the row."""
         same, pieces = 0, list[Piece]()
         if self.cache.of == row.form.of:
-            same = _common(self.cache.tokens, row.tokens)
+            same = common_prefix(self.cache.tokens, row.tokens)
             pieces = _first(self.cache.pieces, same)
         new = len(row.tokens) - same
         if new:
@@ -189,14 +190,6 @@ def _content(path: Path) -> bytes | None:
 def _checksum(table: Mapping[str, object]) -> str:
     """Of the text that it becomes, with '?' for what Unicode can't encode, as `save_text` has it."""
     return hashlib.blake2b(json.dumps(table, ensure_ascii=False).encode("utf-8", "replace")).hexdigest()
-
-
-def _common(one: Sequence[int], other: Sequence[int]) -> int:
-    """How many tokens at the start are the same."""
-    for index, (left, right) in enumerate(zip(one, other, strict=False)):
-        if left != right:
-            return index
-    return min(len(one), len(other))
 
 
 def _first(pieces: Sequence[Piece], tokens: int) -> list[Piece]:

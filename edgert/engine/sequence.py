@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence as Tokens
-from itertools import takewhile
 from typing import Protocol
 
 from edgert.engine.decoder import Logits
 from edgert.engine.graph_session import RunOptions
 from edgert.engine.pace import Pace
-from edgert.engine.slots import Slot
+from edgert.engine.slots import Slot, common_prefix
 
 
 class Consumer(Protocol):
@@ -82,7 +81,7 @@ class Sequence:
         and the last token in any case: logits after it are wanted.
         """
         if tokens and draft:
-            self.row.rewind(len(self.row) - len(draft) + count_alike(tokens[:-1], draft))
+            self.row.rewind(len(self.row) - len(draft) + common_prefix(tokens[:-1], draft))
         self.tokens += tokens
 
     def cancel(self) -> None:
@@ -97,9 +96,3 @@ class Sequence:
         if self.cancelled:  # never set back: `cancel` may come at any moment
             options.terminate = True
         return options
-
-
-def count_alike(tokens: Tokens[int], draft: Tokens[int]) -> int:
-    """How many tokens of a draft came true, up to the first that did not."""
-    pairs = zip(tokens, draft, strict=False)
-    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))

@@ -15,6 +15,18 @@ FORK_TOKENS = 32  # a prefix this much longer in another row is copied: millisec
 READ_AGAIN = 2
 
 
+def common_prefix(one: Sequence[int], other: Sequence[int]) -> int:
+    """How many tokens at the start are the same."""
+    same, unknown = 0, min(len(one), len(other)) + 1
+    while unknown - same > 1:  # halves are compared as lists, far quicker than one by one
+        middle = (same + unknown) // 2
+        if list(one[same:middle]) == list(other[same:middle]):
+            same = middle
+        else:
+            unknown = middle
+    return same
+
+
 class Slot:
     """One row. What lies behind its tokens is overwritten by what comes next: to rewind is to forget them."""
 
@@ -43,14 +55,7 @@ class Slot:
 
     def common_prefix(self, tokens: Sequence[int]) -> int:
         """How many tokens at the start are in the row already."""
-        same, unknown = 0, min(len(self.tokens), len(tokens)) + 1
-        while unknown - same > 1:  # halves are compared as lists, far quicker than one by one
-            middle = (same + unknown) // 2
-            if self.tokens[same:middle] == list(tokens[same:middle]):
-                same = middle
-            else:
-                unknown = middle
-        return same
+        return common_prefix(self.tokens, tokens)
 
 
 class Slots:

@@ -10,6 +10,7 @@ import onnx_ir as ir
 from onnx_ir.passes import common as clean
 
 from edgert.bundle import graph_io
+from edgert.export.forms import constant
 from edgert.export.layer import MICROSOFT
 from edgert.export.optimum_road.report import Report
 
@@ -17,7 +18,7 @@ from .positions import offsets
 from .probe import Array, Fed, NotComputed, Probe
 from .recognize import LAST, PAST, TOKENS, Attention, recognize
 from .scores import equal
-from .shared import Shared, constant, position_ids, share
+from .shared import Shared, position_ids, share
 
 ATTENTION = "attention"
 GQA = "GroupQueryAttention"
@@ -60,7 +61,7 @@ def _rewrite(probe: Probe, layers: Sequence[Attention], shared: Shared) -> None:
     for layer, attention in enumerate(layers):
         _fuse(probe, layer, attention, shared)
     for value, number in numbered.items():
-        added = constant(shared.tape, f"{value.name}/offset", np.array(number))
+        added = constant(shared.tape, str(value.name), "offset", np.array(number))
         value.replace_all_uses_with(shared.tape.op("Add", [positions, added]))
     for value in graph.inputs:
         if value.name == graph_io.POSITION_IDS:

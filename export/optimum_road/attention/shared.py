@@ -9,8 +9,9 @@ import numpy as np
 import onnx_ir as ir
 
 from edgert.bundle import graph_io
+from edgert.export.forms import constant
 
-from .probe import Array, Probe
+from .probe import Probe
 from .recognize import PAST, TOKENS, Attention
 from .rotary import Table
 
@@ -47,24 +48,18 @@ def position_ids(shared: Shared, ids: ir.Value) -> ir.Value:
     tape = shared.tape
     tokens = tape.op("Squeeze", [_tokens(tape, ids)])
     last = tape.op("Cast", [shared.seqlens_k], {"to": ir.DataType.INT64})
-    end = tape.op("Add", [last, constant(tape, "positions/one", np.array(1))])
+    end = tape.op("Add", [last, constant(tape, "positions", "one", np.array(1))])
     first = tape.op("Sub", [end, tokens])
-    column = tape.op("Unsqueeze", [first, constant(tape, "positions/axis", np.array([1]))])
-    bounds = [constant(tape, f"positions/{name}", np.array(n)) for name, n in (("zero", 0), ("step", 1))]
+    column = tape.op("Unsqueeze", [first, constant(tape, "positions", "axis", np.array([1]))])
+    bounds = [constant(tape, "positions", name, np.array(n)) for name, n in (("zero", 0), ("step", 1))]
     return tape.op("Add", [column, tape.op("Range", [bounds[0], tokens, bounds[1]])])
-
-
-def constant(tape: ir.tape.Tape, name: str, array: Array) -> ir.Value:
-    return tape.initializer(ir.tensor(array, name=name))
 
 
 def _angles(tape: ir.tape.Tape, probe: Probe, table: Table, context: int) -> tuple[ir.Value, ir.Value]:
     """The graph's own cosines and sines, at all positions."""
     found = probe.run([table.cos, table.sin], probe.fed([0], max(context, PAST + TOKENS)))
     cos, sin = (
-        constant(
-            tape, f"{name}/{table.factor:.6g}/{table.take}/table", table.read(found[name]).astype(np.float32)
-        )
+        constant(tape, name, f"{table.factor:g}/{table.take}", table.read(found[name]).astype(np.float32))
         for name in (table.cos, table.sin)
     )
     return cos, sin
@@ -72,13 +67,11 @@ def _angles(tape: ir.tape.Tape, probe: Probe, table: Table, context: int) -> tup
 
 def _bias(tape: ir.tape.Tape, slopes: Sequence[float], ids: ir.Value, total: ir.Value) -> ir.Value:
     """ALiBi (arXiv:2108.12409): slope times the position of the key; what all of a row share is left out."""
-    bounds = [
-        constant(tape, f"alibi/{name}", np.array(n, np.int32)) for name, n in (("zero", 0), ("step", 1))
-    ]
+    bounds = [constant(tape, "alibi", name, np.array(n, np.int32)) for name, n in (("zero", 0), ("step", 1))]
     positions = tape.op("Range", [bounds[0], total, bounds[1]])
     columns = tape.op("Cast", [positions], {"to": ir.DataType.FLOAT})
-    by_head = constant(tape, "alibi/slopes", np.array(slopes, np.float32)[None, :, None, None])
-    one, two = (constant(tape, f"alibi/{name}", np.ones(n, np.int64)) for name, n in (("one", 1), ("two", 2)))
+    by_head = constant(tape, "alibi", "slopes", np.array(slopes, np.float32)[None, :, None, None])
+    one, two = (constant(tape, "alibi", name, np.ones(n, np.int64)) for name, n in (("one", 1), ("two", 2)))
     shape = tape.op("Concat", [two, _tokens(tape, ids), one], {"axis": 0})
     return tape.op("Expand", [tape.op("Mul", [by_head, columns]), shape])
 
