@@ -82,8 +82,8 @@ class Chat:
         return timings
 
     def _prompt(self) -> str:
-        """What stands before the place to type: how full the context is, once something was said."""
-        if not self._conversation.turns:
+        """What stands before the place to type: how full the context is, once an answer has told."""
+        if not self._used or not self._conversation.turns:
             return ">>> "
         return f"{100 * self._used // self._model.context} % >>> "
 
