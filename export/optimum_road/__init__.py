@@ -1,8 +1,9 @@
 """The Optimum road: checkpoints of families that the exporter doesn't build itself become bundles, too.
 
-Optimum traces the model to an fp32 graph; passes over that graph give it edgert's inputs and outputs and
-store its matrices in a device's form. Its keys and values grow: `present` is `past` and the new tokens.
-Needs the extra [optimum], which brings torch and transformers; only the process that traces imports them.
+Optimum traces the model to an fp32 graph; passes over that graph give it edgert's inputs and outputs,
+attention over a cache that is written in place wherever that computes the same, and its matrices in a
+device's form. Needs the extra [optimum], which brings torch and transformers; only the process that
+traces imports them.
 """
 
 from __future__ import annotations
