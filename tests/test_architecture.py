@@ -20,6 +20,7 @@ FOLDERS = {"edgert": "edgert", "edgert.export": "export", "edgert.devices": "dev
 FLOORS = [
     {"__main__"},
     {"cli"},
+    {"serve"},
     {"batch", "bench", "chat", "compare"},
     {"model"},
     {"answering", "machine", "settings", "shelf"},

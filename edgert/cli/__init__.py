@@ -19,6 +19,7 @@ COMMANDS = (
     "chat",
     "sessions",
     "generate",
+    "serve",
     "batch",
     "pull",
     "export",

@@ -1,0 +1,117 @@
+"""Models: bundles by name, loaded when first asked for, and put away when nobody has asked for a while."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+from edgert.batch.setup import Setup
+from edgert.bundle import Bundle
+from edgert.errors import DoesNotFit, EdgertError
+from edgert.model import Model
+from edgert.suggestion import did_you_mean
+
+
+class NoSuchModel(EdgertError):
+    """A name that no bundle is served under."""
+
+
+@dataclass(frozen=True)
+class Served:
+    """A bundle, and how it answers: how it is loaded, and options for requests that don't give them."""
+
+    name: str
+    bundle: Bundle
+    setup: Setup
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Loaded:
+    """A model in memory. `users`: how many answers it is making; `left`: when the last of them ended."""
+
+    model: Model
+    users: int = 0
+    left: float = 0.0
+
+
+class Models:
+    """For one event loop, which loading and closing never block: threads do that, one model at a time."""
+
+    def __init__(
+        self, served: Iterable[Served], keep_alive_s: float, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """`keep_alive_s`: how long a model that nobody asks stays loaded."""
+        self.served = {one.name: one for one in served}
+        self.loaded: dict[str, Loaded] = {}
+        self._keep_alive_s = keep_alive_s
+        self._clock = clock
+        self._changing = asyncio.Lock()  # one model is loaded or closed at a time
+
+    def named(self, name: str | None) -> Served:
+        """The one of that name, or the first for None. Raises NoSuchModel."""
+        if name is None:
+            return next(iter(self.served.values()))
+        if name not in self.served:
+            there = ", ".join(self.served)
+            raise NoSuchModel(f"no model '{name}'{did_you_mean(name, list(self.served))} (served: {there})")
+        return self.served[name]
+
+    @asynccontextmanager
+    async def use(self, served: Served) -> AsyncIterator[Model]:
+        """The model, loaded if it isn't; it stays loaded meanwhile. Raises what `edgert.load` raises."""
+        async with self._changing:
+            loaded = self.loaded.get(served.name) or await self._load(served)
+            loaded.users += 1
+        try:
+            yield loaded.model
+        finally:
+            loaded.users -= 1
+            loaded.left = self._clock()
+
+    async def put_away_idle(self) -> None:
+        """Close what nobody has asked for `keep_alive_s`."""
+        async with self._changing:
+            for name in self._idle(self._keep_alive_s):
+                await self._close(name)
+
+    async def close(self) -> None:
+        """Close all of them; answers that are being made end as cancelled."""
+        async with self._changing:
+            for name in list(self.loaded):
+                await self._close(name)
+
+    async def _load(self, served: Served) -> Loaded:
+        """What is idle for longest makes room where memory doesn't suffice."""
+        while True:
+            try:
+                model = await asyncio.to_thread(served.setup.open)
+            except DoesNotFit:
+                idle = self._idle(0)
+                if not idle:
+                    raise
+                await self._close(idle[0])
+            else:
+                self.loaded[served.name] = Loaded(model)
+                return self.loaded[served.name]
+
+    def _idle(self, for_s: float) -> list[str]:
+        """Names of what nobody uses, and has not for so long; those that are idle for longest first."""
+        until = self._clock() - for_s
+        idle = [(one.left, name) for name, one in self.loaded.items() if not one.users and one.left <= until]
+        return [name for _, name in sorted(idle)]
+
+    async def _close(self, name: str) -> None:
+        await asyncio.to_thread(self.loaded.pop(name).model.close)
+
+
+async def keep_tidy(models: Models, every_s: float = 1.0) -> None:
+    """Put away what is idle, until the task is cancelled."""
+    with suppress(asyncio.CancelledError):
+        while True:
+            await asyncio.sleep(every_s)
+            await models.put_away_idle()

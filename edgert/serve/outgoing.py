@@ -1,0 +1,64 @@
+"""Outgoing: what a handler sends back, whole or piece by piece."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+
+from starlette.types import Send
+
+JSON, EVENTS, LINES = "application/json", "text/event-stream", "application/x-ndjson"
+
+
+class Outgoing:
+    """One response. Pieces start it, so what goes wrong before the first has a status of its own."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self.status: int | None = None  # None until it has started
+        self.ended = False
+
+    async def json(
+        self, content: object, status: int = 200, headers: Mapping[str, str] | None = None
+    ) -> None:
+        """All of it: JSON."""
+        await self._start(status, JSON, headers or {})
+        await self._body(_text(content), more=False)
+
+    async def event(self, content: object) -> None:
+        """A server-sent event, of JSON or, for a str, of that text."""
+        text = content if isinstance(content, str) else _text(content)
+        await self._piece(f"data: {text}\n\n", EVENTS)
+
+    async def line(self, content: object) -> None:
+        """A line of JSON."""
+        await self._piece(_text(content) + "\n", LINES)
+
+    async def keep_alive(self) -> None:
+        """A comment between events, which clients pass over."""
+        await self._piece(": \n\n", EVENTS)
+
+    async def end(self) -> None:
+        """No piece comes after the last."""
+        if not self.ended:
+            await self._body("", more=False)
+
+    async def _piece(self, text: str, media_type: str) -> None:
+        if self.status is None:
+            await self._start(200, media_type, {"cache-control": "no-store"})
+        await self._body(text, more=True)
+
+    async def _start(self, status: int, media_type: str, headers: Mapping[str, str]) -> None:
+        self.status = status
+        every = {"content-type": media_type, **headers}
+        raw = [(name.lower().encode(), value.encode()) for name, value in every.items()]
+        await self._send({"type": "http.response.start", "status": status, "headers": raw})
+
+    async def _body(self, text: str, *, more: bool) -> None:
+        self.ended = not more
+        body = text.encode("utf-8", "replace")
+        await self._send({"type": "http.response.body", "body": body, "more_body": more})
+
+
+def _text(content: object) -> str:
+    return json.dumps(content, ensure_ascii=False, separators=(",", ":"))
