@@ -8,6 +8,7 @@ After GPTQ (Frantar et al., 2022, arXiv:2210.17323), with scales searched for as
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +17,7 @@ from .checkpoint import FloatArray
 
 Codes = npt.NDArray[np.uint8]
 DAMPING = 0.01  # of the mean diagonal: keeps the inverse stable where calibration saw little
-LAZY_COLUMNS = 32  # columns whose errors are passed on together: fits the cache
+SINGLE_COLUMNS = 16  # that pass their errors on one by one
 RANGE_SHARES = np.linspace(0.65, 1.0, 15, dtype=np.float32)  # of a block's whole range, to be tried
 TINY_SCALE = np.float32(1e-30)
 
@@ -30,11 +31,20 @@ class Grid:
 
     def codes(self, blocks: FloatArray, bits: int) -> Codes:
         """Nearest codes of blocks (rows, blocks, block_size); a scale of zero belongs to weights of zero."""
-        usable = np.abs(self.scales) > TINY_SCALE
-        inverse = np.where(usable, 1 / np.where(usable, self.scales, 1), 0).astype(np.float32)
-        scaled = blocks * inverse[..., None]
-        scaled += (self.zeros + np.float32(0.5))[..., None]  # truncation below then rounds half up
+        scaled = blocks * self._inverses
+        scaled += self._middles
         return np.clip(scaled, 0, (1 << bits) - 1, out=scaled).astype(np.uint8)
+
+    @cached_property
+    def _inverses(self) -> FloatArray:
+        usable = np.abs(self.scales) > TINY_SCALE
+        inverses: FloatArray = np.where(usable, 1 / np.where(usable, self.scales, 1), 0).astype(np.float32)
+        return inverses[..., None]
+
+    @cached_property
+    def _middles(self) -> FloatArray:
+        """Zero points and a half: truncation then rounds half up."""
+        return (self.zeros + np.float32(0.5))[..., None]
 
     def values(self, codes: Codes) -> FloatArray:
         """The weights that codes (rows, blocks, block_size) stand for."""
@@ -63,25 +73,52 @@ def nearest(rows: FloatArray, block_size: int, bits: int) -> Rounded:
 
 def gptq(rows: FloatArray, block_size: int, bits: int, factor: FloatArray) -> Rounded:
     """As `nearest`, each column's error made good by later ones; `factor` is of `inverse_factor`."""
-    rows = rows.copy()
-    columns = rows.shape[1]
-    codes, grids = np.empty(rows.shape, np.uint8), []
-    for start in range(0, columns, LAZY_COLUMNS):
-        stop = min(start + LAZY_COLUMNS, columns)
-        part, errors = rows[:, start:stop].copy(), np.empty((len(rows), stop - start), np.float32)
-        for i in range(stop - start):
-            column = start + i
-            if column % block_size == 0:
-                rows[:, column:stop] = part[:, i:]  # a block may reach beyond this part
-                grids.append(block_grid(rows[:, None, column : column + block_size], bits))
-            code = grids[-1].codes(part[:, None, i, None], bits)
-            codes[:, column] = code[:, 0, 0]
-            lost = part[:, i] - grids[-1].values(code)[:, 0, 0]
-            errors[:, i] = lost / factor[column, column]
-            part[:, i + 1 :] -= errors[:, i, None] * factor[column, column + 1 : stop]
-        rows[:, stop:] -= errors @ factor[start:stop, stop:]
-    scales, zeros = ([getattr(grid, name) for grid in grids] for name in ("scales", "zeros"))
-    return Rounded(codes, Grid(np.concatenate(scales, axis=1), np.concatenate(zeros, axis=1)))
+    work = _Columns(rows, block_size, bits, factor)
+    work.round(0, rows.shape[1])
+    return work.rounded
+
+
+class _Columns:
+    """Rows while gptq rounds them, turned around: what lies side by side is worked on together."""
+
+    def __init__(self, rows: FloatArray, block_size: int, bits: int, factor: FloatArray) -> None:
+        self._weights = rows.T.copy()
+        self._block_size, self._bits, self._factor = block_size, bits, factor
+        self._codes = np.empty(self._weights.shape, np.uint8)
+        self._errors = np.empty_like(self._weights)
+        self._grids: list[Grid] = []
+
+    def round(self, start: int, stop: int) -> None:
+        """Columns from `start` on. Halves pass errors on by one product, which is quickest if it is large."""
+        if stop - start <= SINGLE_COLUMNS:
+            for column in range(start, stop):
+                self._round(column, stop)
+            return
+        unit = self._block_size if stop - start > self._block_size else 1  # a block's grid is made at once
+        middle = start + max(1, (stop - start) // 2 // unit) * unit
+        self.round(start, middle)
+        self._weights[middle:stop] -= self._factor[start:middle, middle:stop].T @ self._errors[start:middle]
+        self.round(middle, stop)
+
+    @property
+    def rounded(self) -> Rounded:
+        """All of them."""
+        scales, zeros = ([getattr(grid, name) for grid in self._grids] for name in ("scales", "zeros"))
+        grid = Grid(np.concatenate(scales, axis=1), np.concatenate(zeros, axis=1))
+        return Rounded(np.ascontiguousarray(self._codes.T), grid)
+
+    def _round(self, column: int, stop: int) -> None:
+        """One column; its error is passed on to those before `stop`."""
+        weights, error, factor = self._weights[column], self._errors[column], self._factor[column]
+        if column % self._block_size == 0:
+            block = self._weights[column : column + self._block_size]
+            self._grids.append(block_grid(block.T.copy()[:, None], self._bits))
+        grid = self._grids[-1]
+        codes = grid.codes(weights[:, None, None], self._bits)
+        self._codes[column] = codes[:, 0, 0]
+        np.subtract(weights, grid.values(codes)[:, 0, 0], out=error)
+        error /= factor[column]
+        self._weights[column + 1 : stop] -= factor[column + 1 : stop, None] * error
 
 
 def inverse_factor(hessian: FloatArray, damping: float = DAMPING) -> FloatArray:

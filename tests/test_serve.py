@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import httpx
+import httpx2
 import openai
 import pytest
 import uvicorn
@@ -98,7 +98,7 @@ def test_a_stream_says_the_same(client: openai.OpenAI, model: edgert.Model) -> N
 @pytest.mark.parametrize("stream", [False, True])
 def test_what_is_wrong_is_said_with_a_status(server, changes, status, says, stream) -> None:
     body = {"model": "tiny", "messages": ASK, "stream": stream, **changes}
-    answer = httpx.post(f"{server}/v1/chat/completions", json=body)
+    answer = httpx2.post(f"{server}/v1/chat/completions", json=body)
     assert answer.status_code == status
     assert says in answer.json()["error"]["message"]
 
@@ -106,7 +106,7 @@ def test_what_is_wrong_is_said_with_a_status(server, changes, status, says, stre
 def test_a_client_that_goes_away_stops_its_answer(tiny_bundle: Served) -> None:
     with serving(tiny_bundle) as (url, desk):
         body = {"model": "tiny", "messages": ASK, "stream": True}
-        with httpx.stream("POST", f"{url}/v1/chat/completions", json=body) as answer:
+        with httpx2.stream("POST", f"{url}/v1/chat/completions", json=body) as answer:
             next(answer.iter_lines())
         for _ in range(200):
             if not desk.asked["tiny"]:
@@ -118,7 +118,7 @@ def test_a_client_that_goes_away_stops_its_answer(tiny_bundle: Served) -> None:
 def test_a_full_queue_refuses(tiny_bundle: Served) -> None:
     with serving(tiny_bundle, queue=1) as (url, desk):
         desk.asked["tiny"] = 1  # as while it answers
-        refused = httpx.post(f"{url}/v1/chat/completions", json={"messages": ASK})
+        refused = httpx2.post(f"{url}/v1/chat/completions", json={"messages": ASK})
     assert refused.status_code == 429
     assert refused.headers["retry-after"] == "1"
 
