@@ -64,6 +64,7 @@ check: $(VENV)/test.stamp $(VENV)/check.stamp
 	rm -rf build && $(PIP) install --no-deps --target build/typed .
 	cd build/typed && ../../$(BIN)/mypy -p edgert --config-file ../../pyproject.toml
 	cd build/typed && ../../$(BIN)/mypy --config-file ../../pyproject.toml ../../examples
+	cd build/typed && MYPYPATH=../../benchmarks ../../$(BIN)/mypy --config-file ../../pyproject.toml ../../benchmarks
 
 # Against llama.cpp and onnxruntime-genai in the same run; see benchmarks/README.md.
 bench: $(VENV)/test.stamp

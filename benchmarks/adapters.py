@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -115,9 +116,9 @@ def main(checkpoint: Path, rank: int, number: int) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         place, opened = Path(scratch), open_checkpoint(checkpoint)
         loras = {name: write_lora(place / name, opened, rank, seed) for seed, name in enumerate(NAMES)}
-        common = {"calibrate": False, "verify": False}
-        export(checkpoint, place / "plain", ExportOptions(**common))
-        bundle = export(checkpoint, place / "adapted", ExportOptions(separate_adapters=loras, **common))
+        quick = ExportOptions(calibrate=False, verify=False)
+        export(checkpoint, place / "plain", quick)
+        bundle = export(checkpoint, place / "adapted", replace(quick, separate_adapters=loras))
         size = bundle.manifest.files[bundle.manifest.adapters[NAMES[0]].file].size
         print(f"{opened.origin.source}, rank {rank}: {size / 1e6:.1f} MB per adapter", flush=True)
         show_memory(place / "plain", place / "adapted")

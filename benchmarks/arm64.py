@@ -47,9 +47,10 @@ def seconds(arm: Userland, case: Case, folder: Path, rounds: int) -> float:
     if not bundle.exists():
         options = ExportOptions(case.quant, devices=(case.device,), calibrate=False, verify=False)  # type: ignore[arg-type]
         export(_checkpoint(), bundle, options)
-    command = [Path(greedy.__file__), _one_thread(folder), str(case.steps + 1), json.dumps(greedy.SOME_IDS)]
+    command: list[str | Path] = [Path(greedy.__file__), _one_thread(folder), str(case.steps + 1)]
+    command.append(json.dumps(greedy.SOME_IDS))
     answers = json.loads(arm.python(case.board, *command, *[bundle] * rounds))
-    return statistics.median(step["seconds"] for answer in answers for step in answer[1:])
+    return statistics.median(float(step["seconds"]) for answer in answers for step in answer[1:])
 
 
 def _checkpoint() -> Path:

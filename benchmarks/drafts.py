@@ -14,6 +14,7 @@ import statistics
 import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import click
 from prose import prose
@@ -97,16 +98,22 @@ def repeating() -> list[str]:
 def measure(model: edgert.Model, prompt: str, tokens: int, rounds: int) -> Outcome:
     """Plain and drafted answers to a prompt, in turn; which is first alternates."""
 
-    def answer(draft: str | None, tokens: int = tokens) -> Reply:
-        never_end = dict.fromkeys(model.bundle.manifest.generation.eos_token_ids, -1e6)
-        options = {"temperature": 0.0, "repetition_penalty": 1.0, "logprobs": 2, "logit_bias": never_end}
-        return model.generate(prompt, max_tokens=tokens, draft=draft, **options)
+    def answer(draft: Literal["lookup"] | None, tokens: int = tokens) -> Reply:
+        return model.generate(
+            prompt,
+            max_tokens=tokens,
+            draft=draft,
+            temperature=0.0,
+            repetition_penalty=1.0,
+            logprobs=2,
+            logit_bias=dict.fromkeys(model.bundle.manifest.generation.eos_token_ids, -1e6),
+        )
 
     ratios, plain, drafted = [], answer(None, 4), answer("lookup", 4)  # reads the prompt
     for number in range(rounds):
-        for draft in (None, "lookup")[:: 1 if number % 2 else -1]:
-            if draft:
-                drafted = answer(draft)
+        for guessing in (False, True)[:: 1 if number % 2 else -1]:
+            if guessing:
+                drafted = answer("lookup")
             else:
                 plain = answer(None)
         ratios.append(drafted.timings.decode_tokens_per_s / plain.timings.decode_tokens_per_s)

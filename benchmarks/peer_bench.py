@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -106,7 +106,7 @@ class Bench:
         if self.reference.tokenizer.encode(text)[: tokens.size] != tokens.ravel().tolist():
             raise SystemExit("edgert and llama.cpp read the text as different tokens")
         defaults = open_checkpoint(self.f32).generation
-        if defaults.add_bos:
+        if defaults.add_bos and defaults.bos_token_id is not None:
             tokens[:, 0] = defaults.bos_token_id
         return defaults.add_bos, tokens.tolist()
 
@@ -152,10 +152,10 @@ class Bench:
 
 def _shares(tensors: Sequence[gguf.ReaderTensor]) -> dict[str, float]:
     """The share of the weights in each type, the largest first."""
-    stored: Counter[str] = Counter()
+    stored: defaultdict[str, float] = defaultdict(float)
     for tensor in tensors:
         stored[tensor.tensor_type.name] += int(tensor.n_elements) / _weights(tensors)
-    return dict(stored.most_common())
+    return dict(sorted(stored.items(), key=lambda pair: -pair[1]))
 
 
 def _weights(tensors: Sequence[gguf.ReaderTensor]) -> int:
@@ -181,7 +181,8 @@ def _sizes(graph: Path) -> Iterator[int]:
     seen = set()
     for value in ir.load(graph).graph.initializers.values():
         tensor = value.const_value
+        assert tensor is not None
         place = (tensor.location, tensor.offset) if isinstance(tensor, ir.ExternalTensor) else value.name
-        if place not in seen and not value.name.startswith(ROPES):  # tables of positions are no weights
+        if place not in seen and not str(value.name).startswith(ROPES):  # tables of positions are no weights
             seen.add(place)
             yield tensor.nbytes

