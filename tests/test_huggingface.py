@@ -1,10 +1,14 @@
 """Folders that don't fit their config are refused in one line that names what and where."""
 
 import json
+import subprocess
+import sys
 
+import ml_dtypes
 import numpy as np
 import pytest
 import tiny
+from safetensors.numpy import save_file
 
 from edgert.errors import CheckpointError
 from edgert.export.checkpoint.source import open_checkpoint
@@ -256,3 +260,13 @@ def test_templates_spell_the_tokenizers_own_end(tmp_path):
 def test_windows_are_those_of_transformers(tmp_path, family, changes, windows):
     folder = tiny.write(tmp_path / "c", tiny.Tiny(family, overrides=changes))
     assert open_checkpoint(folder).spec.windows == windows
+
+
+def test_bfloat16_needs_nothing_else_imported(tmp_path):
+    save_file({"w": np.ones((2, 3), ml_dtypes.bfloat16)}, tmp_path / "model.safetensors")
+    script = (
+        "import sys; from pathlib import Path; from edgert.export.checkpoint.huggingface import SafetensorsTensor;"
+        "print(SafetensorsTensor(Path(sys.argv[1]), 'w', (2, 3)).rows(0, 2).sum())"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path / "model.safetensors")]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "6.0\n"
