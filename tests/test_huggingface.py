@@ -264,9 +264,10 @@ def test_windows_are_those_of_transformers(tmp_path, family, changes, windows):
 
 def test_bfloat16_needs_nothing_else_imported(tmp_path):
     save_file({"w": np.ones((2, 3), ml_dtypes.bfloat16)}, tmp_path / "model.safetensors")
-    script = (
-        "import sys; from pathlib import Path; from edgert.export.checkpoint.huggingface import SafetensorsTensor;"
-        "print(SafetensorsTensor(Path(sys.argv[1]), 'w', (2, 3)).rows(0, 2).sum())"
-    )
+    script = """
+import sys; from pathlib import Path
+from edgert.export.checkpoint.huggingface import SafetensorsTensor
+print(SafetensorsTensor(Path(sys.argv[1]), "w", (2, 3)).rows(0, 2).sum())
+"""
     command = [sys.executable, "-c", script, str(tmp_path / "model.safetensors")]
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "6.0\n"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import ml_dtypes  # noqa: F401: with it NumPy knows bfloat16
+import ml_dtypes  # noqa: F401  (with it NumPy knows bfloat16)
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
