@@ -6,7 +6,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from edgert.export.optimum_road.attention.fuse import share_cache
+from edgert.export.optimum_road.attention.fuse import count_biases, share_cache
 from edgert.export.optimum_road.attention.probe import Probe
 from edgert.export.optimum_road.attention.rotary import Table, fit_rotated, fit_table, readings, rotate
 from edgert.export.optimum_road.attention.scores import fit_window
@@ -145,6 +145,7 @@ def test_attention_becomes_one_node(changed, said, tmp_path):
     model, report = fuse(variant(**changed), tmp_path)
     assert report.matched == [f"layers.0: {said}"] and not report.left
     kinds = [node.op_type for node in model.graph]
+    assert count_biases(model) == int("slopes" in changed)
     assert kinds.count("GroupQueryAttention") == 1 and not {"Softmax", "Where", "Sin"} & set(kinds)
     inputs = [value.name for value in model.graph.inputs]
     assert "attention_mask" not in inputs and inputs[-2:] == ["seqlens_k", "total_sequence_length"]

@@ -208,6 +208,8 @@ def test_licence_is_read_from_the_model_card(folder):
         ("generation_config.json", '{"eos_token_id": "x"}'),
         ("generation_config.json", '{"eos_token_id": 99999}'),
         ("chat_template.jinja", "{% for %}"),
+        ("tokenizer_config.json", '{"chat_template": 5}'),
+        ("tokenizer_config.json", '{"eos_token": 5}'),
         ("model.safetensors.index.json", '{"weight_map": []}'),
         ("config.json", json.dumps({**tiny.Tiny().config, "num_attention_heads": 0})),
         ("config.json", json.dumps({**tiny.Tiny().config, "hidden_size": "64"})),

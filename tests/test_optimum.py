@@ -183,6 +183,33 @@ def test_heads_of_keys_and_values_by_their_many_names(tmp_path, config, heads):
     assert open_student(folder(tmp_path, **GPT2, **config)).num_kv_heads == heads
 
 
+@pytest.mark.parametrize("said", ['{"repetition_penalty": "hot"}', '{"eos_token_id": [[1]]}'])
+def test_malformed_texts_are_one_line(said, tmp_path):
+    source = folder(tmp_path, **GPT2)
+    (source / "generation_config.json").write_text(said)
+    with pytest.raises(CheckpointError) as error:
+        open_student(source)
+    assert str(error.value).startswith(f"{source}: malformed (") and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("config", "alibi"),
+    [
+        ({"model_type": "bloom"}, True),
+        ({"model_type": "falcon", "alibi": True}, True),
+        ({"model_type": "falcon", "alibi": False}, False),
+        ({"model_type": "mpt", "attn_config": {"alibi": True}}, True),
+        ({"model_type": "mpt", "attn_config": {"alibi": False}}, False),
+    ],
+)
+def test_fit_counts_the_bias_of_families_with_alibi(config, alibi, tmp_path):
+    source = folder(tmp_path, **{**GPT2, **config})
+    save_file({"wte": np.zeros((320, 64), np.float32)}, source / "model.safetensors")
+    found = json.loads(fit(source, "--json", "--device", "laptop-cpu", "--context", "128").stdout)[0]
+    assert (found["bias"] > 0) is alibi and found["bias"] == 128 * found["bias_per_token"]
+    assert ("attention bias" in fit(source, "--device", "laptop-cpu").stdout) is alibi
+
+
 def fit(*arguments):
     return CliRunner().invoke(main, ["fit", *map(str, arguments)])
 

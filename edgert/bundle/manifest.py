@@ -94,6 +94,7 @@ class Fidelity:
 class GraphFacts:
     """One graph of a bundle: how it reads most weights, one of FORMS, and for which devices, how it caches
     keys and values, one of KV_KINDS, and its measured fidelity, if it was measured. `cache`: one of CACHES.
+    `attention_biases`: how many arrays (heads, tokens, context) a run makes to add to scores (ALiBi's).
     """
 
     form: Annotated[str, OneOf(FORMS)]
@@ -101,6 +102,7 @@ class GraphFacts:
     kv: Annotated[str, OneOf(KV_KINDS)]
     fidelity: Fidelity | None = None
     cache: Annotated[str, OneOf(CACHES)] = SHARED
+    attention_biases: Annotated[int, Between(0, 1 << 16)] = 0
 
 
 @dataclass(frozen=True)

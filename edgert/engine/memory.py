@@ -31,6 +31,7 @@ class MemoryPlan:
     `weights` are packed copies in memory, or mapped from a prepared copy, and then `mapped`. While loading,
     `packing` comes on top of runtime and weights, and so does `reading`: pages of files, which the system can
     drop. `adapters`: all that lie beside the base; each is read when it is first chosen, and kept.
+    `bias_per_token`: what ALiBi adds to scores while a chunk is read, per token of context.
     """
 
     context: int
@@ -43,15 +44,21 @@ class MemoryPlan:
     reading: int
     mapped: bool
     adapters: int = 0
+    bias_per_token: int = 0
 
     @property
     def kv(self) -> int:
         return self.kv_per_token * self.context * self.conversations
 
     @property
+    def bias(self) -> int:
+        """Prompts are read one at a time, so further conversations take none."""
+        return self.bias_per_token * self.context
+
+    @property
     def total(self) -> int:
         """What must be there while answering."""
-        return self.runtime + self.weights + self.kv + self.scratch + self.adapters
+        return self.runtime + self.weights + self.kv + self.scratch + self.adapters + self.bias
 
     @property
     def needed(self) -> int:
@@ -65,10 +72,11 @@ class MemoryPlan:
 
     def longest_context(self, memory: int, limit: int) -> int:
         """Most tokens, up to `limit`, that fit into so many bytes; 0 if not even the weights do."""
-        room = memory - (self.total - self.kv)
+        room = memory - (self.total - self.kv - self.bias)
         if self.runtime + self.weights + self.packing > memory:
             return 0
-        return max(0, min(limit, room // (self.kv_per_token * self.conversations)))
+        per_token = self.kv_per_token * self.conversations + self.bias_per_token
+        return max(0, min(limit, room // per_token))
 
     def further_conversations(self, memory: int) -> int:
         """How many more fit into so many bytes: each costs its keys and values and nothing else."""
@@ -107,6 +115,7 @@ def plan(
         reading=5 * stored // 2 if prepared else stored,
         mapped=prepared,
         adapters=sum(manifest.files[adapter.file].size for adapter in manifest.adapters.values()),
+        bias_per_token=4 * graph.attention_biases * model.num_heads * profile.prefill_chunk,
     )
 
 
@@ -126,8 +135,8 @@ def check_fits(wanted: MemoryPlan, limit: int, what: str) -> None:
     raise DoesNotFit(
         f"{what} needs {_mb(wanted.needed)} (weights {_mb(wanted.weights)}, keys and values "
         f"{_mb(wanted.kv)} for {_conversations(wanted)}{wanted.context} tokens, {adapters}runtime and "
-        f"scratch {_mb(wanted.runtime + wanted.scratch)}, packing while it loads {_mb(wanted.packing)}) "
-        f"and {_mb(free)} are free: {shorter}, a smaller --quant at "
+        f"scratch {_mb(wanted.runtime + wanted.scratch + wanted.bias)}, packing while it loads "
+        f"{_mb(wanted.packing)}) and {_mb(free)} are free: {shorter}, a smaller --quant at "
         "export takes less, --force loads it all the same"
     )
 

@@ -12,12 +12,12 @@ from edgert.bundle import GenerationDefaults
 from edgert.errors import CheckpointError, EdgertWarning
 
 from . import TokenizerFiles
-from .beside import chat_template, token_id, token_text, with_special_tokens
-from .json_file import optional_json
+from .beside import CONFIG, chat_template, token_id, token_text, with_special_tokens
+from .json_file import optional_json, read_text, well_formed
 from .lora_config import REMEDY
 from .source import Readable, check_tokenizer
 
-TOKENIZER, CONFIG = "tokenizer.json", "tokenizer_config.json"
+TOKENIZER = "tokenizer.json"
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,8 @@ def read_texts(folder: Path, base: Readable, vocab_size: int) -> AdapterTexts:
         {**before.config, **config},
         chat_template(folder, config) or before.chat_template,
     )
-    generation = with_special_tokens(base.generation, files) if config else base.generation
+    with well_formed(folder / CONFIG):
+        generation = with_special_tokens(base.generation, files) if config else base.generation
     if files.tokenizer == before.tokenizer:
         generation = replace(generation, add_bos=base.generation.add_bos)
     differs = {
@@ -80,7 +81,7 @@ def _tokenizer(folder: Path, base: TokenizerFiles) -> str:
     path = folder / TOKENIZER
     if not path.exists():
         return base.tokenizer
-    text = path.read_text("utf-8")
+    text = read_text(path)
     own, known = _loaded(path, text), _loaded(path, base.tokenizer)
     if own.to_str() == known.to_str():
         return base.tokenizer

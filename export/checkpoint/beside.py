@@ -14,8 +14,10 @@ from edgert.errors import CheckpointError
 from edgert.export.pulled import Pulled, read_pulled
 
 from . import TokenizerFiles
-from .json_file import optional_json, parse_json
+from .json_file import optional_json, parse_json, read_text, well_formed
 from .sampling import thinks
+
+CONFIG = "tokenizer_config.json"
 
 
 @dataclass(frozen=True)
@@ -46,18 +48,26 @@ def _tokenizer_files(folder: Path) -> TokenizerFiles:
         raise CheckpointError(
             f"{path}: missing; write it with transformers' AutoTokenizer(..., use_fast=True).save_pretrained"
         )
-    config = optional_json(folder / "tokenizer_config.json")
-    text = path.read_text("utf-8")
+    config = optional_json(folder / CONFIG)
+    text = read_text(path)
     parse_json(path, text)
     return TokenizerFiles(text, config, chat_template(folder, config))
 
 
 def chat_template(folder: Path, config: Mapping[str, Any]) -> str | None:
-    """Jinja source of a folder's chat template: of its own file, or in its tokenizer_config.json `config`."""
+    """Jinja source of a folder's chat template: of its own file, or in its tokenizer_config.json `config`.
+
+    Raises CheckpointError.
+    """
     template = folder / "chat_template.jinja"
-    source = template.read_text("utf-8") if template.exists() else config.get("chat_template")
+    if template.exists():
+        return read_text(template)
+    source = config.get("chat_template")
     if isinstance(source, list):  # several named templates; "default" is the chat one
-        source = next((entry["template"] for entry in source if entry.get("name") == "default"), None)
+        with well_formed(folder / CONFIG):
+            source = next((entry["template"] for entry in source if entry.get("name") == "default"), None)
+    if source is not None and not isinstance(source, str):
+        raise CheckpointError(f"{folder / CONFIG}: chat_template must be a text, not {source!r}")
     return source
 
 
@@ -78,10 +88,15 @@ def with_special_tokens(defaults: GenerationDefaults, files: TokenizerFiles) -> 
 
 
 def token_text(config: Mapping[str, Any], key: str) -> str | None:
-    """A special token's text in tokenizer_config.json: a string, or an object with `content`."""
+    """A special token's text in tokenizer_config.json: a string, or an object with `content`.
+
+    Raises ValueError.
+    """
     value = config.get(key)
     text = value.get("content") if isinstance(value, dict) else value
-    return str(text) if text is not None else None
+    if text is not None and not isinstance(text, str):
+        raise ValueError(f"{key} must be a text, not {text!r}")
+    return text
 
 
 def token_id(tokenizer: str, text: str | None) -> int | None:

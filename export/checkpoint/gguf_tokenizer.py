@@ -63,6 +63,8 @@ def rebuild(metadata: Metadata) -> TokenizerFiles:
     tokenizer = build(metadata)
     _add_tokens(tokenizer, metadata)
     template = metadata.get("tokenizer.chat_template")
+    if template is not None and not isinstance(template, str):
+        raise ValueError(f"tokenizer.chat_template must be a text, not {template!r}")
     return TokenizerFiles(tokenizer.to_str(), _config(metadata), template)
 
 

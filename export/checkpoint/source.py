@@ -14,10 +14,8 @@ from edgert.errors import BundleError, CheckpointError
 from edgert.text.template import ChatTemplate
 
 from . import Checkpoint, TokenizerFiles, check_tensors, gguf, huggingface
+from .json_file import well_formed
 from .sampling import drawn
-
-# What readers trip over when a field has another type than its format says.
-MALFORMED = (ValueError, TypeError, KeyError, IndexError, AttributeError, ArithmeticError, OSError)
 
 
 def open_checkpoint(source: Path) -> Checkpoint:
@@ -27,10 +25,8 @@ def open_checkpoint(source: Path) -> Checkpoint:
         str(source.resolve()).encode("utf-8")
     except UnicodeEncodeError as error:
         raise CheckpointError(f"{str(source)!r} is not valid UTF-8: rename it") from error
-    try:
+    with well_formed(source):
         checkpoint = reader(source)
-    except MALFORMED as error:
-        raise CheckpointError(f"{source}: malformed ({type(error).__name__}: {error})") from error
     check_tensors(checkpoint, source)
     check_tokenizer(checkpoint, checkpoint.spec.vocab_size, source)
     generation = drawn(
@@ -77,6 +73,8 @@ def check_tokenizer(checkpoint: Readable, vocab_size: int, source: Path) -> None
         if not 0 <= token < vocab_size:
             raise CheckpointError(f"{source}: eos_token_id {token} is outside the vocabulary")
     vocabulary = tokenizer.get_vocab(with_added_tokens=True)
+    if not vocabulary:
+        raise CheckpointError(f"{source}: tokenizer.json has no tokens")
     last = max(vocabulary, key=vocabulary.__getitem__)
     if vocabulary[last] >= vocab_size:
         raise CheckpointError(

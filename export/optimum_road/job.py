@@ -38,7 +38,7 @@ from edgert.export.sample import Sample, read_sample
 from edgert.export.writer import facts_of, write_genai, write_manifest, write_text, write_tokenizer
 
 from . import require_extra
-from .attention.fuse import share_cache
+from .attention.fuse import count_biases, share_cache
 from .attention.probe import Probe
 from .genai import KIND as GENAI_KIND
 from .interface import settle
@@ -162,7 +162,15 @@ class OptimumJob:
             origin=self.student.origin,
             edgert=__version__,
             files=files,
-            graphs={GRAPH: GraphFacts(recipe.label, devices, FP32.name, cache=graph.kind)},
+            graphs={
+                GRAPH: GraphFacts(
+                    recipe.label,
+                    devices,
+                    FP32.name,
+                    cache=graph.kind,
+                    attention_biases=count_biases(graph.model),
+                )
+            },
         )
 
     def _measured(
@@ -200,7 +208,7 @@ def open_optimum_job(
     name: str,
     progress: Progress,
 ) -> OptimumJob:
-    """Check everything but the weights. Raises UsageError."""
+    """Check everything but the weights. Raises UsageError, CheckpointError."""
     _refuse_options(options)
     student = with_adapters(student, options.adapters)
     student = replace(student, generation=options.defaults(student.generation))

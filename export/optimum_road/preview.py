@@ -43,7 +43,8 @@ def expect(
 ) -> Manifest:
     """The manifest that a bundle would have, but for its files and what tracing alone finds out.
 
-    Whether the cache is shared is one of those. It is, for every family in docs/architectures.md.
+    Whether the cache is shared is one of those. It is, for every family in docs/architectures.md, and those
+    with ALiBi have one bias for all layers.
     """
     facts = ModelFacts(
         family=student.family,
@@ -67,5 +68,5 @@ def expect(
         origin=student.origin,
         edgert=__version__,
         files={},
-        graphs={GRAPH: GraphFacts(form, devices, FP32.name)},
+        graphs={GRAPH: GraphFacts(form, devices, FP32.name, attention_biases=int(student.alibi))},
     )

@@ -14,7 +14,7 @@ from edgert.bundle import GenerationDefaults, Origin
 from edgert.errors import CheckpointError, UsageError
 from edgert.export.checkpoint import TokenizerFiles
 from edgert.export.checkpoint.beside import read_beside
-from edgert.export.checkpoint.json_file import read_json
+from edgert.export.checkpoint.json_file import read_json, well_formed
 from edgert.export.checkpoint.sampling import drawn
 from edgert.export.checkpoint.source import check_tokenizer
 
@@ -30,6 +30,7 @@ CONTEXT = ("max_position_embeddings", "n_positions", "max_seq_len", "n_ctx", "se
 EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
 MATRIX_RANK = 2
 USUAL_CONTEXT = 2048  # where positions have no limit of their own (ALiBi)
+ALIBI = ("bloom",)  # others have it if their config says so
 
 # What the last word of an architecture's name says; anything else that isn't a causal language model, too.
 KINDS = {
@@ -66,6 +67,7 @@ class Student:
     origin: Origin
     names_context: bool
     names_temperature: bool
+    alibi: bool
 
 
 def open_student(folder: Path) -> Student:
@@ -75,11 +77,18 @@ def open_student(folder: Path) -> Student:
     if not folder.is_dir():
         raise UsageError(f"{folder}: --via optimum takes a Hugging Face folder")
     config = read_json(folder / "config.json")
+    with well_formed(folder):
+        student = _student(folder, config)
+    check_tokenizer(student, student.vocab_size, folder)
+    return student
+
+
+def _student(folder: Path, config: Config) -> Student:
     refuse_other_kinds(config, folder)
     beside = read_beside(folder, config)
     generation = drawn(beside.generation, beside.tokenizer, names_temperature=beside.names_temperature)
     hidden, heads = _size(config, HIDDEN, folder), _size(config, HEADS, folder)
-    student = Student(
+    return Student(
         folder=folder,
         family=str(config["model_type"]),
         hidden_size=hidden,
@@ -96,9 +105,8 @@ def open_student(folder: Path) -> Student:
         origin=beside.origin,
         names_context=_named(config, CONTEXT) is not None,
         names_temperature=beside.names_temperature,
+        alibi=_has_alibi(config),
     )
-    check_tokenizer(student, student.vocab_size, folder)
-    return student
 
 
 def count_weights(folder: Path) -> int:
@@ -153,6 +161,13 @@ def _kv_heads(config: Config) -> int | None:
     if config.get("multi_query") is True and not config.get("new_decoder_architecture"):
         return 1
     return _named(config, KV_HEADS)
+
+
+def _has_alibi(config: Config) -> bool:
+    """Falcon says it at the top, MPT of its attention."""
+    attention = config.get("attn_config")
+    said = attention if isinstance(attention, dict) else config
+    return config["model_type"] in ALIBI or said.get("alibi") is True
 
 
 def _size(config: Config, names: tuple[str, ...], folder: Path) -> int:

@@ -22,6 +22,7 @@ from .shared import Shared, position_ids, share
 
 ATTENTION = "attention"
 GQA = "GroupQueryAttention"
+BIAS = 10  # its input that is added to scores
 ROWS = (9, 4)  # tokens that rows hold
 REPLACED = (graph_io.ATTENTION_MASK, graph_io.POSITION_IDS)  # by lengths
 
@@ -52,6 +53,12 @@ def share_cache(probe: Probe, context: int) -> tuple[ir.Model | None, Report]:
         return None, report
     report.matched += [f"layers.{layer}: {attention}" for layer, attention in enumerate(layers)]
     return copy.model, report
+
+
+def count_biases(model: ir.Model) -> int:
+    """How many arrays a run makes to add to scores; layers share them."""
+    fused = (node.inputs for node in model.graph if node.op_type == GQA)
+    return len({inputs[BIAS] for inputs in fused if len(inputs) > BIAS} - {None})
 
 
 def _rewrite(probe: Probe, layers: Sequence[Attention], shared: Shared) -> None:
