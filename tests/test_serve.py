@@ -1,51 +1,29 @@
-"""`edgert serve` as programs meet it: a real server on loopback, and the official OpenAI client."""
+"""`edgert serve`: who may ask, how much, what is noted, how models come and go, and how it ends."""
 
 import asyncio
+import json
+import signal
+import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import httpx2
 import openai
 import pytest
-import uvicorn
+from click.testing import CliRunner
+from serving import ASK, serving
 
-import edgert
 from edgert.batch.setup import Setup
 from edgert.bundle import open_bundle
-from edgert.serve.app import application
-from edgert.serve.desk import Desk
+from edgert.cli import main
+from edgert.serve.app import Policy
+from edgert.serve.endpoint import Limits
+from edgert.serve.log import Log
 from edgert.serve.models import Models, Served
-
-ASK = [{"role": "user", "content": "the quick brown fox"}]
-
-
-@contextmanager
-def serving(*served: Served, queue: int = 16, keep_alive_s: float = 300.0) -> Iterator[tuple[str, Desk]]:
-    """The address of a server in a thread of its own."""
-    desk = Desk(Models(served, keep_alive_s), queue)
-    config = uvicorn.Config(application(desk), port=0, log_level="warning", timeout_graceful_shutdown=1)
-    server = uvicorn.Server(config)
-    started = threading.Event()
-    server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]
-
-    async def run() -> None:
-        serve = asyncio.ensure_future(server.serve())
-        while not server.started and not serve.done():
-            await asyncio.sleep(0.01)
-        started.set()
-        await serve
-
-    thread = threading.Thread(target=lambda: asyncio.run(run()))
-    thread.start()
-    started.wait()
-    try:
-        port = server.servers[0].sockets[0].getsockname()[1]
-        yield f"http://127.0.0.1:{port}", desk
-    finally:
-        server.should_exit = True
-        thread.join()
 
 
 @pytest.fixture(scope="module")
@@ -58,49 +36,6 @@ def tiny_bundle(bundles: Callable[..., Path]) -> Served:
 def server(tiny_bundle: Served) -> Iterator[str]:
     with serving(tiny_bundle) as (url, _):
         yield url
-
-
-@pytest.fixture
-def client(server: str) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(base_url=f"{server}/v1", api_key="none", max_retries=0) as client:
-        yield client
-
-
-def test_the_official_client_gets_the_models_own_answer(client: openai.OpenAI, model: edgert.Model) -> None:
-    expected = model.generate(ASK, max_tokens=12, temperature=0.0)
-    answer = client.chat.completions.create(model="tiny", messages=ASK, max_tokens=12, temperature=0)
-    assert answer.choices[0].message.content == expected.text
-    assert answer.choices[0].finish_reason == expected.finish_reason == "length"
-    assert answer.usage.completion_tokens == 12
-    assert answer.usage.prompt_tokens == expected.timings.prompt_tokens
-    assert [card.id for card in client.models.list()] == ["tiny"]
-
-
-def test_a_stream_says_the_same(client: openai.OpenAI, model: edgert.Model) -> None:
-    expected = model.generate(ASK, max_tokens=12, temperature=0.0)
-    asked = {"model": "tiny", "messages": ASK, "max_tokens": 12, "temperature": 0}
-    *pieces, last = client.chat.completions.create(**asked, stream=True)
-    assert "".join(piece.choices[0].delta.content or "" for piece in [*pieces, last]) == expected.text
-    assert last.choices[0].finish_reason == "length"
-
-
-@pytest.mark.parametrize(
-    ("changes", "status", "says"),
-    [
-        ({"model": "tinny"}, 404, "did you mean tiny"),
-        ({"temperature": -1}, 400, "temperature"),
-        ({"temperature": "hot"}, 400, "temperature"),
-        ({"messages": []}, 400, "message"),
-        ({"messages": [{"role": "user", "content": "fox " * 500}]}, 400, "the context holds"),
-        ({"temprature": 1}, 400, "temprature"),
-    ],
-)
-@pytest.mark.parametrize("stream", [False, True])
-def test_what_is_wrong_is_said_with_a_status(server, changes, status, says, stream) -> None:
-    body = {"model": "tiny", "messages": ASK, "stream": stream, **changes}
-    answer = httpx2.post(f"{server}/v1/chat/completions", json=body)
-    assert answer.status_code == status
-    assert says in answer.json()["error"]["message"]
 
 
 def test_a_client_that_goes_away_stops_its_answer(tiny_bundle: Served) -> None:
@@ -134,3 +69,108 @@ def test_a_model_that_nobody_asks_is_put_away(tiny_bundle: Served) -> None:
         assert not models.loaded
 
     asyncio.run(ask())
+
+
+def test_other_addresses_and_methods_say_so_in_json(server: str) -> None:
+    assert httpx2.get(f"{server}/v1/nothing").json()["error"]["message"] == "there is nothing at this address"
+    assert httpx2.get(f"{server}/v1/chat/completions").status_code == 405
+
+
+def test_a_key_is_needed_where_there_is_one(tiny_bundle: Served) -> None:
+    with serving(tiny_bundle, policy=Policy(key="secret")) as (url, _):
+        assert httpx2.get(f"{url}/health").status_code == 200
+        assert httpx2.get(f"{url}/v1/models").status_code == 401
+        with (
+            openai.OpenAI(base_url=f"{url}/v1", api_key="wrong") as client,
+            pytest.raises(openai.AuthenticationError, match="missing or wrong"),
+        ):
+            client.models.list()
+        with openai.OpenAI(base_url=f"{url}/v1", api_key="secret") as client:
+            assert client.models.list().data
+
+
+def test_a_name_that_is_not_this_machines_is_refused(tiny_bundle: Served) -> None:
+    with serving(tiny_bundle, policy=Policy(hosts=("127.0.0.1", "localhost", "[::1]"))) as (url, _):
+        assert httpx2.get(f"{url}/v1/models").status_code == 200
+        for name, status in (("evil.example", 403), ("localhost:80", 200), ("[::1]:80", 200), ("", 403)):
+            assert httpx2.get(f"{url}/v1/models", headers={"host": name}).status_code == status
+
+
+def test_pages_of_other_sites_may_ask_only_where_they_are_named(tiny_bundle: Served) -> None:
+    asks = {"origin": "https://app.example", "access-control-request-method": "POST"}
+    for origins, answered in (((), None), (("https://app.example",), "https://app.example")):
+        with serving(tiny_bundle, policy=Policy(key="secret", origins=origins)) as (url, _):
+            answer = httpx2.options(f"{url}/v1/chat/completions", headers=asks)
+            assert answer.headers.get("access-control-allow-origin") == answered
+
+
+def test_limits_of_size_and_time(tiny_bundle: Served) -> None:
+    with serving(tiny_bundle, policy=Policy(limits=Limits(body=100, seconds=0.001))) as (url, _):
+        large = httpx2.post(f"{url}/v1/chat/completions", json={"messages": ASK * 10})
+        assert (large.status_code, large.json()["error"]["code"]) == (413, "too_large")
+        slow = httpx2.post(f"{url}/v1/chat/completions", json={"messages": ASK})
+        assert slow.status_code == 504
+
+
+def test_every_request_is_noted_without_what_it_said(tiny_bundle: Served) -> None:
+    lines: list[str] = []
+    with serving(tiny_bundle, notes=[Log("json", lines.append), Log("text", lines.append)]) as (url, _):
+        body = {"messages": ASK, "max_tokens": 30, "temperature": 0}
+        answer = httpx2.post(f"{url}/v1/chat/completions", json=body)
+        httpx2.post(f"{url}/v1/chat/completions", json={"model": "other"})
+    told = json.loads(lines[0])
+    assert (told["status"], told["model"], told["answer_tokens"]) == (200, "tiny", 30)
+    assert told["id"] == answer.headers["x-request-id"]
+    assert "200 /v1/chat/completions tiny" in lines[1]
+    assert json.loads(lines[2])["status"] == 400
+    said = answer.json()["choices"][0]["message"]["content"]
+    assert not any("fox" in line or said in line for line in lines)
+
+
+def test_two_models_load_without_waiting_for_each_others_answers(tiny_bundle: Served) -> None:
+    async def ask() -> None:
+        models = Models([tiny_bundle, replace(tiny_bundle, name="other")], keep_alive_s=0.0)
+        async with models.use(tiny_bundle), models.use(models.named("other")):
+            assert [*models.loaded] == ["tiny", "other"]
+        await models.close()
+        assert not models.loaded
+
+    asyncio.run(ask())
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+def test_a_server_ends_once_its_answers_have(tiny_bundle: Served) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "edgert",
+        "serve",
+        tiny_bundle.setup.folder,
+        "--port",
+        "0",
+        "--log",
+        "off",
+    ]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        url = process.stderr.readline().partition(" answers as ")[0]
+        body = {"messages": ASK, "temperature": 0}
+        with httpx2.stream("POST", f"{url}/chat/completions", json={**body, "stream": True}) as answer:
+            lines = answer.iter_lines()
+            next(lines)
+            process.send_signal(signal.SIGINT)
+            assert "data: [DONE]" in list(lines)
+        assert process.wait(20) == 0
+        assert (
+            process.stderr.read() == "edgert: stopping; answers under way may end, Ctrl-C again cuts them\n"
+        )
+
+
+def test_the_command_line_refuses_what_is_open_by_mistake(tiny_bundle: Served) -> None:
+    folder = tiny_bundle.setup.folder
+    open_to_all = CliRunner().invoke(main, ["serve", folder, "--host", "0.0.0.0", "--port", "0"])
+    assert open_to_all.exit_code == 2
+    assert "set a key in EDGERT_API_KEY" in open_to_all.stderr
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        refused = CliRunner().invoke(main, ["serve", folder, "--port", port])
+    assert f"can't listen at 127.0.0.1, port {port}" in refused.stderr

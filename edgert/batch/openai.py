@@ -55,11 +55,12 @@ def _options(body: Mapping[str, Any]) -> dict[str, Any]:
     if (limit := options.pop("max_completion_tokens", None)) is not None:
         options["max_tokens"] = limit
     if (form := options.pop("response_format", None)) is not None:
-        options.update(_form(form))
+        options.update(form_options(form))
     return options
 
 
-def _form(form: object) -> dict[str, Any]:
+def form_options(form: object) -> dict[str, Any]:
+    """Ours for their `response_format`. Raises UsageError."""
     match form:
         case {"type": "text"}:
             return {}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import click
 
@@ -14,6 +14,7 @@ from edgert.errors import MissingExtra, UsageError
 
 if TYPE_CHECKING:
     from edgert.serve.models import Served
+    from edgert.serve.running import Address
 
 
 @click.command(short_help="Answer programs over HTTP.")
@@ -21,6 +22,17 @@ if TYPE_CHECKING:
 @click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen at.")
 @click.option(
     "--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="The port there."
+)
+@click.option(
+    "--api-key",
+    envvar="EDGERT_API_KEY",
+    metavar="KEY",
+    help="What clients must send. Needed for a --host that others can reach. Better in EDGERT_API_KEY, where "
+    "no list of processes shows it.",
+)
+@click.option("--insecure", is_flag=True, help="Let everybody ask who can reach --host, without a key.")
+@click.option(
+    "--cors", multiple=True, metavar="ORIGIN", help="A web site whose pages may ask; * is all. May repeat."
 )
 @click.option(
     "--conversations",
@@ -42,6 +54,35 @@ if TYPE_CHECKING:
     metavar="SECONDS",
     help="How long a bundle that nobody asks stays in memory.",
 )
+@click.option(
+    "--timeout",
+    type=click.FloatRange(0, min_open=True),
+    metavar="SECONDS",
+    help="The longest that an answer may take, waiting included. Default: no limit.",
+)
+@click.option(
+    "--body-limit",
+    type=click.FloatRange(0, min_open=True),
+    default=8.0,
+    show_default=True,
+    metavar="MB",
+    help="The largest request that is read.",
+)
+@click.option(
+    "--grace",
+    type=click.FloatRange(1),
+    default=10.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long answers may go on after Ctrl-C or SIGTERM. A second Ctrl-C cuts them.",
+)
+@click.option(
+    "--log",
+    type=click.Choice(["text", "json", "off"]),
+    default="text",
+    show_default=True,
+    help="A line per request on standard error, without what was asked and answered.",
+)
 @model_options
 @kv_option
 def serve(
@@ -49,9 +90,16 @@ def serve(
     bundles: tuple[str, ...],
     host: str,
     port: int,
+    api_key: str | None,
+    insecure: bool,
+    cors: tuple[str, ...],
     conversations: int | None,
     queue: int,
     keep_alive: float,
+    timeout: float | None,
+    body_limit: float,
+    grace: float,
+    log: Literal["text", "json", "off"],
     device: str | None,
     context: int | None,
     threads: int | None,
@@ -60,28 +108,57 @@ def serve(
 ) -> None:
     """Answer programs that speak OpenAI's API, at http://127.0.0.1:8080/v1.
 
+    A bundle is loaded when it is first asked, and put away when nobody asks it. Only programs on this machine
+    can ask, unless --host is another.
+
     \b
     edgert serve                       the default student
     edgert serve ./my-bundle other     two bundles, by their names
+    EDGERT_API_KEY=secret edgert serve --host 0.0.0.0
     """
     try:
-        import uvicorn
-
-        from edgert.serve.app import application
+        from edgert.serve.app import Policy, application
         from edgert.serve.desk import Desk
+        from edgert.serve.endpoint import Limits
+        from edgert.serve.log import Log
         from edgert.serve.models import Models
+        from edgert.serve.running import Address, run
     except ModuleNotFoundError as error:
         raise MissingExtra("edgert serve", "serve") from error
 
     def served(name: str | None) -> Served:
         return _served(name, (device, context, threads, kv), conversations, force)
 
+    address = Address(host, port)
+    _check_open(address, api_key, insecure)
     every = [served(name) for name in bundles] or [served(None)]
     names = [one.name for one in every]
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise UsageError(f"two bundles are called {twice}: rename the folder of one")
-    app = application(Desk(Models(every, keep_alive), queue))
-    uvicorn.run(app, host=host, port=port, log_level="warning")
+    limits = Limits(round(body_limit * 1e6), timeout)
+    policy = Policy(api_key, address.names if address.local else None, cors, limits)
+    notes = [] if log == "off" else [Log(log, lambda line: click.echo(line, err=True))]
+    with address.bind() as listening:
+        app = application(Desk(Models(every, keep_alive), queue), policy, notes)
+        shown = f"[{host}]" if ":" in host else host
+        said = (
+            f"http://{shown}:{listening.getsockname()[1]}/v1 answers as {', '.join(names)} (Ctrl-C ends it)"
+        )
+        run(app, listening, grace, said)
+
+
+def _check_open(address: Address, key: str | None, insecure: bool) -> None:
+    """Refuse to be open to a network by mistake; say it where it is meant. Raises UsageError."""
+    if key is not None and not key.strip():
+        raise UsageError("the API key is empty")
+    if address.local or key is not None:
+        return
+    if not insecure:
+        raise UsageError(
+            f"others can reach {address.host}: set a key in EDGERT_API_KEY, "
+            "or say --insecure to let everybody ask"
+        )
+    click.echo(f"edgert: everybody who can reach {address.host} may ask: there is no API key", err=True)
 
 
 def _served(

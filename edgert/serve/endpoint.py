@@ -12,17 +12,39 @@ from pydantic import BaseModel, ValidationError
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import Receive, Scope, Send
 
-from edgert.errors import DoesNotFit, EdgertError, PromptTooLong, UsageError
-from edgert.serve.desk import Busy
+from edgert.errors import DoesNotFit, EdgertError, MissingExtra, PromptTooLong, UsageError
+from edgert.serve.desk import Busy, ShuttingDown
 from edgert.serve.models import NoSuchModel
 from edgert.serve.outgoing import Outgoing
+from edgert.serve.record import Note, Record
 
 Body = TypeVar("Body", bound=BaseModel)
 Handler: TypeAlias = Callable[[Body, Outgoing], Awaitable[None]]
 
+
+class TooLarge(EdgertError):
+    """A body beyond the limit."""
+
+
+class TooSlow(EdgertError):
+    """An answer that took longer than it may."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """`body`: bytes of a request; `seconds`: the longest that an answer may take, waiting included."""
+
+    body: int = 8 << 20
+    seconds: float | None = None
+
+
 # What went wrong, by status; the first that fits.
 STATUSES: tuple[tuple[type[EdgertError], int], ...] = (
     (Busy, 429),
+    (TooLarge, 413),
+    (TooSlow, 504),
+    (ShuttingDown, 503),
+    (MissingExtra, 501),
     (NoSuchModel, 404),
     (PromptTooLong, 400),
     (UsageError, 400),
@@ -51,22 +73,47 @@ class Dialect(Protocol):
 
 
 class Endpoint(Generic[Body]):
-    """An ASGI application for POST requests with a body of JSON."""
+    """An ASGI application for POST requests with a body of JSON. `note` gets the record of each."""
 
-    def __init__(self, body: type[Body], handler: Handler[Body], dialect: Dialect) -> None:
-        self._body = body
+    def __init__(
+        self, body: type[Body], handler: Handler[Body], dialect: Dialect, note: Note, limits: Limits
+    ) -> None:
+        self.body = body
         self._handler = handler
         self._dialect = dialect
+        self._note = note
+        self._limits = limits
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        out = Outgoing(send)
+        record = Record(scope["path"])
+        out = Outgoing(send, record)
         try:
-            body = self._read(await Request(scope, receive).body())
-            await unless_gone(receive, self._handle(body, out))
+            await self._answer(Request(scope, receive), receive, out)
         except (ClientDisconnect, ClientGone):
             return
         except (EdgertError, ValidationError) as error:
             await self._refuse(refusal_of(error), out)
+        finally:
+            record.end(out.status)
+            self._note(record)
+
+    async def _answer(self, request: Request, receive: Receive, out: Outgoing) -> None:
+        try:
+            async with asyncio.timeout(self._limits.seconds):
+                body = self._read(await self._content(request))
+                await unless_gone(receive, self._handle(body, out))
+        except TimeoutError as error:
+            raise TooSlow(f"the answer took longer than {self._limits.seconds:g} seconds") from error
+
+    async def _content(self, request: Request) -> bytes:
+        content = bytearray()
+        async for part in request.stream():
+            content += part
+            if len(content) > self._limits.body:
+                raise TooLarge(
+                    f"the body has more than {self._limits.body / 1e6:.1f} MB, the most that is read"
+                )
+        return bytes(content)
 
     async def _handle(self, body: Body, out: Outgoing) -> None:
         await self._handler(body, out)
@@ -77,7 +124,7 @@ class Endpoint(Generic[Body]):
             table = json.loads(content)
         except ValueError as error:
             raise UsageError(f"the body is not JSON: {error}") from error
-        return self._body.model_validate(table)
+        return self.body.model_validate(table)
 
     async def _refuse(self, refusal: Refusal, out: Outgoing) -> None:
         if out.status is None:
@@ -85,6 +132,9 @@ class Endpoint(Generic[Body]):
         else:
             await self._dialect.broken_off(refusal, out)
             await out.end()
+
+
+UNKNOWN = "no such field is known here"
 
 
 class ClientGone(Exception):
@@ -121,7 +171,8 @@ def refusal_of(error: EdgertError | ValidationError) -> Refusal:
     if isinstance(error, ValidationError):
         first = error.errors(include_url=False, include_input=False)[0]
         param = ".".join(str(part) for part in first["loc"]) or None
-        return Refusal(400, f"{param or 'the body'}: {first['msg']}", param)
+        said = UNKNOWN if first["type"] == "extra_forbidden" else first["msg"].removeprefix("Value error, ")
+        return Refusal(400, f"{param or 'the body'}: {said}", param)
     status = next(status for kind, status in STATUSES if isinstance(error, kind))
     headers = {"retry-after": str(error.retry_after_s)} if isinstance(error, Busy) else {}
     return Refusal(status, str(error), headers=headers)

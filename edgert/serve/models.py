@@ -40,7 +40,11 @@ class Loaded:
 
 
 class Models:
-    """For one event loop, which loading and closing never block: threads do that, one model at a time."""
+    """For one event loop, which loading and closing never block: threads do that.
+
+    One model is loaded at a time, since each has to know what memory the others left. Those that are loaded
+    answer meanwhile.
+    """
 
     def __init__(
         self, served: Iterable[Served], keep_alive_s: float, clock: Callable[[], float] = time.monotonic
@@ -50,7 +54,8 @@ class Models:
         self.loaded: dict[str, Loaded] = {}
         self._keep_alive_s = keep_alive_s
         self._clock = clock
-        self._changing = asyncio.Lock()  # one model is loaded or closed at a time
+        self._locks = {name: asyncio.Lock() for name in self.served}  # held while it is loaded or closed
+        self._loading = asyncio.Lock()
 
     def named(self, name: str | None) -> Served:
         """The one of that name, or the first for None. Raises NoSuchModel."""
@@ -64,7 +69,7 @@ class Models:
     @asynccontextmanager
     async def use(self, served: Served) -> AsyncIterator[Model]:
         """The model, loaded if it isn't; it stays loaded meanwhile. Raises what `edgert.load` raises."""
-        async with self._changing:
+        async with self._locks[served.name]:
             loaded = self.loaded.get(served.name) or await self._load(served)
             loaded.users += 1
         try:
@@ -75,29 +80,28 @@ class Models:
 
     async def put_away_idle(self) -> None:
         """Close what nobody has asked for `keep_alive_s`."""
-        async with self._changing:
-            for name in self._idle(self._keep_alive_s):
-                await self._close(name)
+        for name in self._idle(self._keep_alive_s):
+            await self._close(name)
 
     async def close(self) -> None:
         """Close all of them; answers that are being made end as cancelled."""
-        async with self._changing:
-            for name in list(self.loaded):
-                await self._close(name)
+        for name in list(self.loaded):
+            await self._close(name, used=True)
 
     async def _load(self, served: Served) -> Loaded:
         """What is idle for longest makes room where memory doesn't suffice."""
-        while True:
-            try:
-                model = await asyncio.to_thread(served.setup.open)
-            except DoesNotFit:
-                idle = self._idle(0)
-                if not idle:
-                    raise
-                await self._close(idle[0])
-            else:
-                self.loaded[served.name] = Loaded(model)
-                return self.loaded[served.name]
+        async with self._loading:
+            while True:
+                try:
+                    model = await asyncio.to_thread(served.setup.open)
+                except DoesNotFit:
+                    idle = self._idle(0)
+                    if not idle:
+                        raise
+                    await self._close(idle[0])
+                else:
+                    self.loaded[served.name] = Loaded(model)
+                    return self.loaded[served.name]
 
     def _idle(self, for_s: float) -> list[str]:
         """Names of what nobody uses, and has not for so long; those that are idle for longest first."""
@@ -105,8 +109,13 @@ class Models:
         idle = [(one.left, name) for name, one in self.loaded.items() if not one.users and one.left <= until]
         return [name for _, name in sorted(idle)]
 
-    async def _close(self, name: str) -> None:
-        await asyncio.to_thread(self.loaded.pop(name).model.close)
+    async def _close(self, name: str, *, used: bool = False) -> None:
+        """Unless somebody has begun to use it meanwhile, or it is to be closed all the same."""
+        async with self._locks[name]:
+            loaded = self.loaded.get(name)
+            if loaded and (used or not loaded.users):
+                del self.loaded[name]
+                await asyncio.to_thread(loaded.model.close)
 
 
 async def keep_tidy(models: Models, every_s: float = 1.0) -> None:

@@ -188,6 +188,8 @@ def plain_messages(messages: Sequence[Message]) -> list[Message]:
 
 
 def _plain(message: Message, number: int) -> Message:
+    if isinstance(message, Mapping) and message.get("tool_calls") and "content" not in message:
+        message = {**message, "content": None}  # as OpenAI's clients leave it out
     if not isinstance(message, Mapping) or message.get("role") not in ROLES or "content" not in message:
         raise UsageError(
             f"message {number} must have a 'role' ({', '.join(ROLES)}) and a 'content', not {message!r}"

@@ -6,7 +6,7 @@ from edgert.serve.endpoint import Refusal
 from edgert.serve.outgoing import Outgoing
 
 TYPES = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
-CODES = {401: "invalid_api_key", 404: "model_not_found", 429: "rate_limit_exceeded"}
+CODES = {401: "invalid_api_key", 404: "model_not_found", 413: "too_large", 429: "rate_limit_exceeded"}
 
 
 class OpenAI:

@@ -1,0 +1,60 @@
+"""Guard: who may ask. It stands before everything else that the server does."""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Iterable
+
+from starlette.datastructures import Headers
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+OPEN = ("/health",)  # for what watches a machine, which has no key
+
+
+class Guard:
+    """An ASGI middleware.
+
+    `key`: what clients must send as "Authorization: Bearer KEY"; None is no key. `hosts`: the names that a
+    client may have asked for, or None for any. A page of another site whose name was made to lead to this
+    machine (DNS rebinding) has that name in its Host header.
+    """
+
+    def __init__(self, app: ASGIApp, key: str | None = None, hosts: Iterable[str] | None = None) -> None:
+        self._app = app
+        self._key = key
+        self._hosts = frozenset(hosts) if hosts is not None else None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and (refused := self._refusal(scope["path"], Headers(scope=scope))):
+            await refused(scope, receive, send)
+            return
+        await self._app(scope, receive, send)
+
+    def _refusal(self, path: str, headers: Headers) -> JSONResponse | None:
+        if self._hosts is not None and _name(headers.get("host", "")) not in self._hosts:
+            asked = headers.get("host", "")
+            message = f"this server answers as {', '.join(sorted(self._hosts))} only, not as {asked!r}"
+            return _refusal(403, message, "permission_error", None)
+        if self._key is None or path in OPEN or self._knows_key(headers.get("authorization", "")):
+            return None
+        message = "the API key is missing or wrong: send it as 'Authorization: Bearer KEY'"
+        return _refusal(401, message, "authentication_error", "invalid_api_key")
+
+    def _knows_key(self, header: str) -> bool:
+        """In a time that doesn't tell how much of it is right."""
+        kind, _, given = header.partition(" ")
+        return kind.lower() == "bearer" and hmac.compare_digest(
+            given.strip().encode(), (self._key or "").encode()
+        )
+
+
+def _name(host: str) -> str:
+    """Without the port: "localhost:8080", "[::1]:8080"."""
+    return host[: host.find("]") + 1] if host.startswith("[") else host.partition(":")[0].lower()
+
+
+def _refusal(status: int, message: str, kind: str, code: str | None) -> JSONResponse:
+    error = {"message": message, "type": kind, "param": None, "code": code}
+    headers = {"www-authenticate": "Bearer"} if status == 401 else {}
+    return JSONResponse({"error": error}, status, headers)
