@@ -13,17 +13,15 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import BaseRoute, Route
+from starlette.routing import Route
 
 from edgert.serve.desk import Desk
-from edgert.serve.endpoint import Dialect, Endpoint, Limits, Refusal, refusal_of
+from edgert.serve.endpoint import Limits, Refusal
 from edgert.serve.guard import Guard
-from edgert.serve.models import NoSuchModel, Served, keep_tidy
-from edgert.serve.openai.chat import Chat
-from edgert.serve.openai.chat_body import ChatBody
+from edgert.serve.models import keep_tidy
+from edgert.serve.ollama.routes import ollama_routes
 from edgert.serve.openai.refusals import OpenAI
-from edgert.serve.openai.text import Text
-from edgert.serve.openai.text_body import TextBody
+from edgert.serve.openai.routes import openai_routes
 from edgert.serve.record import Note, Record
 
 NOTHING = {404: "there is nothing at this address", 405: "this address takes no requests of this method"}
@@ -59,7 +57,11 @@ def application(desk: Desk, policy: Policy | None = None, notes: Sequence[Note] 
         return JSONResponse(OpenAI().refusal(Refusal(status, NOTHING[status])), status)
 
     return Starlette(
-        routes=[Route("/health", health), *openai_routes(desk, note, policy.limits)],
+        routes=[
+            Route("/health", health),
+            *openai_routes(desk, note, policy.limits),
+            *ollama_routes(desk, note, policy.limits),
+        ],
         middleware=_middleware(policy),
         exception_handlers={404: not_here, 405: not_here},
         lifespan=lifespan,
@@ -69,35 +71,6 @@ def application(desk: Desk, policy: Policy | None = None, notes: Sequence[Note] 
 async def health(_: Request) -> JSONResponse:
     """For what watches over the machine."""
     return JSONResponse({"status": "ok"})
-
-
-def openai_routes(desk: Desk, note: Note, limits: Limits) -> list[BaseRoute]:
-    """OpenAI's API."""
-    dialect: Dialect = OpenAI()
-    chat = Endpoint(ChatBody, Chat(desk), dialect, note, limits)
-    text = Endpoint(TextBody, Text(desk), dialect, note, limits)
-
-    async def models(_: Request) -> JSONResponse:
-        cards = [_card(one) for one in desk.models.served.values()]
-        return JSONResponse({"object": "list", "data": cards})
-
-    async def model(request: Request) -> JSONResponse:
-        try:
-            return JSONResponse(_card(desk.models.named(request.path_params["name"])))
-        except NoSuchModel as error:
-            return JSONResponse(dialect.refusal(refusal_of(error)), 404)
-
-    return [
-        Route("/v1/models", models),
-        Route("/v1/models/{name:path}", model),
-        Route("/v1/chat/completions", chat, methods=["POST"]),
-        Route("/v1/completions", text, methods=["POST"]),
-    ]
-
-
-def _card(served: Served) -> dict[str, object]:
-    made = int((served.bundle.folder / "edgert.json").stat().st_mtime)
-    return {"id": served.name, "object": "model", "created": made, "owned_by": "edgert"}
 
 
 def _middleware(policy: Policy) -> list[Middleware]:

@@ -32,9 +32,13 @@ class Served:
 
 @dataclass
 class Loaded:
-    """A model in memory. `users`: how many answers it is making; `left`: when the last of them ended."""
+    """A model in memory. `users`: how many answers it is making; `left`: when the last of them ended.
+
+    `keep_alive_s`: how long it stays after that.
+    """
 
     model: Model
+    keep_alive_s: float
     users: int = 0
     left: float = 0.0
 
@@ -78,10 +82,26 @@ class Models:
             loaded.users -= 1
             loaded.left = self._clock()
 
+    def keep(self, name: str, keep_alive_s: float | None) -> None:
+        """From now on keep a loaded model so long after each answer; None changes nothing."""
+        if keep_alive_s is not None and name in self.loaded:
+            self.loaded[name].keep_alive_s = keep_alive_s
+
+    def stays_s(self, name: str) -> float:
+        """How long a loaded model stays if nobody asks it from now on."""
+        loaded = self.loaded[name]
+        since = 0.0 if loaded.users else self._clock() - loaded.left
+        return max(0.0, loaded.keep_alive_s - since)
+
     async def put_away_idle(self) -> None:
-        """Close what nobody has asked for `keep_alive_s`."""
-        for name in self._idle(self._keep_alive_s):
-            await self._close(name)
+        """Close what nobody has asked for as long as it stays."""
+        for name in self._idle():
+            if not self.stays_s(name):
+                await self._close(name)
+
+    async def put_away(self, name: str) -> None:
+        """Close a model now, unless it is answering, or not loaded."""
+        await self._close(name)
 
     async def close(self) -> None:
         """Close all of them; answers that are being made end as cancelled."""
@@ -95,18 +115,17 @@ class Models:
                 try:
                     model = await asyncio.to_thread(served.setup.open)
                 except DoesNotFit:
-                    idle = self._idle(0)
+                    idle = self._idle()
                     if not idle:
                         raise
                     await self._close(idle[0])
                 else:
-                    self.loaded[served.name] = Loaded(model)
+                    self.loaded[served.name] = Loaded(model, self._keep_alive_s)
                     return self.loaded[served.name]
 
-    def _idle(self, for_s: float) -> list[str]:
-        """Names of what nobody uses, and has not for so long; those that are idle for longest first."""
-        until = self._clock() - for_s
-        idle = [(one.left, name) for name, one in self.loaded.items() if not one.users and one.left <= until]
+    def _idle(self) -> list[str]:
+        """Names of what nobody uses; those that are idle for longest first."""
+        idle = [(one.left, name) for name, one in self.loaded.items() if not one.users]
         return [name for _, name in sorted(idle)]
 
     async def _close(self, name: str, *, used: bool = False) -> None:

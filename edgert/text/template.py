@@ -62,16 +62,21 @@ class ChatTemplate:
             raise BundleError(f"the chat template is broken: {_cause(error)}") from error
         self._switch = next((name for name in SWITCHES if name in names), None)
         self._source = source
-        self._takes_tools = any(name.name == "tools" for name in tree.find_all(nodes.Name))
+        self._tools_named = any(name.name == "tools" for name in tree.find_all(nodes.Name))
 
     @cached_property
     def dialect(self) -> Dialect:
         """How the model writes calls. Raises UsageError if its template takes no tools, or is not known."""
-        if not (self._takes_tools or self._in_system):
+        if not self.takes_tools:
             raise UsageError(
                 "tools: this model's chat template takes none, so it was not trained to call them"
             )
         return dialect_of(self._source)
+
+    @property
+    def takes_tools(self) -> bool:
+        """Whether the model was trained to call tools, as far as the template tells."""
+        return self._tools_named or self._in_system
 
     @property
     def _in_system(self) -> bool:
