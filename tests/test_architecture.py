@@ -144,7 +144,8 @@ def test_every_data_file_is_listed():
     for package, folder in SETUPTOOLS["package-dir"].items():
         for path in (ROOT / folder).rglob("*.*"):
             if path.suffix not in (".py", ".pyc"):
-                owner = ".".join([package, *path.relative_to(ROOT / folder).parent.parts])
+                parents = [".".join([package, *up.parts]) for up in path.relative_to(ROOT / folder).parents]
+                owner = next(parent for parent in parents if parent in SETUPTOOLS["packages"])
                 assert any(path.match(pattern) for pattern in SETUPTOOLS["package-data"][owner]), path
 
 

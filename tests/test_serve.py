@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,10 +17,12 @@ import pytest
 from click.testing import CliRunner
 from serving import ASK, serving
 
+from edgert.answering.reply import Chunk
 from edgert.batch.setup import Setup
 from edgert.bundle import open_bundle
 from edgert.cli import main
 from edgert.serve.app import Policy
+from edgert.serve.desk import Answering
 from edgert.serve.endpoint import Limits
 from edgert.serve.log import Log
 from edgert.serve.models import Models, Served
@@ -48,6 +50,26 @@ def test_a_client_that_goes_away_stops_its_answer(tiny_bundle: Served) -> None:
                 break
             threading.Event().wait(0.01)
         assert not desk.asked["tiny"]
+
+
+def test_an_answer_that_outlasts_the_grace_is_told_so(
+    tiny_bundle: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def endless(answering: Answering) -> AsyncIterator[Chunk]:
+        async for chunk in answering.stream:
+            yield replace(chunk, text="x")
+            await asyncio.sleep(60)
+
+    monkeypatch.setattr(Answering, "chunks", endless)
+    body = {"model": "tiny", "messages": ASK, "stream": True}
+    with serving(tiny_bundle) as (url, _):
+        request = httpx2.Client().build_request("POST", f"{url}/v1/chat/completions", json=body)
+        answer = (client := httpx2.Client(timeout=30)).send(request, stream=True)
+        lines = answer.iter_lines()
+        next(lines)
+    last = [line for line in lines if line][-1]
+    client.close()
+    assert "the server is shutting down" in last
 
 
 def test_a_full_queue_refuses(tiny_bundle: Served) -> None:
@@ -152,9 +174,10 @@ def test_a_server_ends_once_its_answers_have(tiny_bundle: Served) -> None:
         "off",
     ]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-        url = process.stderr.readline().partition(" answers as ")[0]
+        url = process.stderr.readline().partition(" answers ")[0]
+        assert process.stderr.readline().startswith("There: a page to chat in, OpenAI's API")
         body = {"messages": ASK, "temperature": 0}
-        with httpx2.stream("POST", f"{url}/chat/completions", json={**body, "stream": True}) as answer:
+        with httpx2.stream("POST", f"{url}/v1/chat/completions", json={**body, "stream": True}) as answer:
             lines = answer.iter_lines()
             next(lines)
             process.send_signal(signal.SIGINT)

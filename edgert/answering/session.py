@@ -89,6 +89,11 @@ class Session:
         if self._known is not None:
             self.messages, self.cache = _read(folder / TEXT)
 
+    @property
+    def current(self) -> bool:
+        """Whether the text on disk is the one that was read or saved here."""
+        return _content(self.folder / TEXT) == self._known
+
     def save(self, messages: Sequence[Message], row: Row | None) -> None:
         """Keep the conversation as it stands, with what its row holds.
 

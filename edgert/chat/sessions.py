@@ -13,7 +13,7 @@ from edgert.answering.session import TEXT, Session
 from edgert.errors import UsageError
 from edgert.suggestion import did_you_mean
 
-NAME = r"[\w][\w.-]*"
+NAME = r"[\w][\w.-]{0,79}"
 
 
 @dataclass(frozen=True)

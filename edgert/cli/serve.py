@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import webbrowser
 from typing import TYPE_CHECKING, Literal
 
 import click
@@ -13,6 +14,9 @@ from edgert.cli.options import kv_option, model_options
 from edgert.errors import MissingExtra, UsageError
 
 if TYPE_CHECKING:
+    from starlette.applications import Starlette
+
+    from edgert.serve.app import Policy
     from edgert.serve.models import Served
     from edgert.serve.running import Address
 
@@ -34,6 +38,13 @@ if TYPE_CHECKING:
 @click.option(
     "--cors", multiple=True, metavar="ORIGIN", help="A web site whose pages may ask; * is all. May repeat."
 )
+@click.option(
+    "--page/--no-page",
+    default=None,
+    help="A page to chat in, at /. Whoever may ask can read the conversations that are kept on this machine, "
+    "so with --insecure there is none by default.",
+)
+@click.option("--open", "browse", is_flag=True, help="Open the page in a browser.")
 @click.option(
     "--conversations",
     type=click.IntRange(1),
@@ -93,6 +104,8 @@ def serve(
     api_key: str | None,
     insecure: bool,
     cors: tuple[str, ...],
+    page: bool | None,
+    browse: bool,
     conversations: int | None,
     queue: int,
     keep_alive: float,
@@ -122,29 +135,35 @@ def serve(
         from edgert.serve.endpoint import Limits
         from edgert.serve.log import Log
         from edgert.serve.models import Models
-        from edgert.serve.running import Address, run
+        from edgert.serve.running import Address
     except ModuleNotFoundError as error:
         raise MissingExtra("edgert serve", "serve") from error
 
-    def served(name: str | None) -> Served:
-        return _served(name, (device, context, threads, kv), conversations, force)
-
     address = Address(host, port)
     _check_open(address, api_key, insecure)
-    every = [served(name) for name in bundles] or [served(None)]
-    names = [one.name for one in every]
-    if twice := next((name for name in names if names.count(name) > 1), None):
-        raise UsageError(f"two bundles are called {twice}: rename the folder of one")
+    loading = (device, context, threads, kv)
+    every = [_served(name, loading, conversations, force) for name in bundles or (None,)]
+    shows_page = page if page is not None else address.local or api_key is not None
     limits = Limits(round(body_limit * 1e6), timeout)
-    policy = Policy(api_key, address.names if address.local else None, cors, limits)
+    policy = Policy(api_key, address.names if address.local else None, cors, shows_page, limits)
     notes = [] if log == "off" else [Log(log, lambda line: click.echo(line, err=True))]
+    app = application(Desk(Models(every, keep_alive), queue), policy, notes)
+    _listen(app, address, grace, policy, browse=browse)
+
+
+def _listen(app: Starlette, address: Address, grace_s: float, policy: Policy, *, browse: bool) -> None:
+    """Say where, open the page if asked to, and serve."""
+    from edgert.serve.running import run
+
     with address.bind() as listening:
-        app = application(Desk(Models(every, keep_alive), queue), policy, notes)
-        shown = f"[{host}]" if ":" in host else host
-        said = (
-            f"http://{shown}:{listening.getsockname()[1]}/v1 answers as {', '.join(names)} (Ctrl-C ends it)"
-        )
-        run(app, listening, grace, said)
+        host = f"[{address.host}]" if ":" in address.host else address.host
+        place = f"http://{host}:{listening.getsockname()[1]}"
+        click.echo(f"{place} answers (Ctrl-C ends it)", err=True)
+        there = "a page to chat in, " if policy.page else ""
+        click.echo(f"There: {there}OpenAI's API at /v1, Ollama's at /api", err=True)
+        if browse and not (policy.page and webbrowser.open(place)):
+            click.echo(f"edgert: no browser could be opened; go to {place}", err=True)
+        run(app, listening, grace_s)
 
 
 def _check_open(address: Address, key: str | None, insecure: bool) -> None:

@@ -22,6 +22,7 @@ from edgert.serve.models import keep_tidy
 from edgert.serve.ollama.routes import ollama_routes
 from edgert.serve.openai.refusals import OpenAI
 from edgert.serve.openai.routes import openai_routes
+from edgert.serve.page.routes import page_routes
 from edgert.serve.record import Note, Record
 
 NOTHING = {404: "there is nothing at this address", 405: "this address takes no requests of this method"}
@@ -34,6 +35,7 @@ class Policy:
     key: str | None = None
     hosts: Sequence[str] | None = None
     origins: Sequence[str] = ()
+    page: bool = True  # with the conversations that are kept here, which whoever may ask can read
     limits: Limits = field(default_factory=Limits)
 
 
@@ -61,6 +63,7 @@ def application(desk: Desk, policy: Policy | None = None, notes: Sequence[Note] 
             Route("/health", health),
             *openai_routes(desk, note, policy.limits),
             *ollama_routes(desk, note, policy.limits),
+            *(page_routes(desk, note, policy.limits) if policy.page else ()),
         ],
         middleware=_middleware(policy),
         exception_handlers={404: not_here, 405: not_here},
@@ -75,7 +78,7 @@ async def health(_: Request) -> JSONResponse:
 
 def _middleware(policy: Policy) -> list[Middleware]:
     """CORS first: a browser asks whether it may ask without a key."""
-    guard = Middleware(Guard, key=policy.key, hosts=policy.hosts)
+    guard = Middleware(Guard, key=policy.key, hosts=policy.hosts, origins=policy.origins)
     if not policy.origins:
         return [guard]
     cors = Middleware(

@@ -78,12 +78,18 @@ class Desk:
         PromptTooLong, and what `edgert.load` raises.
         """
         served = self.models.named(question.model)
+        async with self.use(served, record) as model:
+            request = model.request(**{**served.options, **question.options})
+            async with model.open_astream(question.prompt(model), request) as stream:
+                yield Answering(served, model, stream, record)
+
+    @asynccontextmanager
+    async def use(self, served: Served, record: Record) -> AsyncIterator[Model]:
+        """The model, for one answer that has a place in the queue. Raises Busy, what `edgert.load` raises."""
         record.model = served.name
         with self._place(served):
             async with self.models.use(served) as model:
-                request = model.request(**{**served.options, **question.options})
-                async with model.open_astream(question.prompt(model), request) as stream:
-                    yield Answering(served, model, stream, record)
+                yield model
 
     @contextmanager
     def _place(self, served: Served) -> Iterator[None]:

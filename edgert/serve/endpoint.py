@@ -91,6 +91,8 @@ class Endpoint(Generic[Body]):
             await self._answer(Request(scope, receive), receive, out)
         except (ClientDisconnect, ClientGone):
             return
+        except asyncio.CancelledError:  # by uvicorn, once its grace is over
+            await self._refuse(refusal_of(ShuttingDown("the server is shutting down")), out)
         except (EdgertError, ValidationError) as error:
             await self._refuse(refusal_of(error), out)
         finally:

@@ -9,7 +9,9 @@ from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-OPEN = ("/health",)  # for what watches a machine, which has no key
+OPEN = ("/health", "/")  # for what watches a machine, and for the page, which asks for the key
+OPEN_BELOW = "/page/"
+READING = ("GET", "HEAD", "OPTIONS")
 
 
 class Guard:
@@ -17,29 +19,49 @@ class Guard:
 
     `key`: what clients must send as "Authorization: Bearer KEY"; None is no key. `hosts`: the names that a
     client may have asked for, or None for any. A page of another site whose name was made to lead to this
-    machine (DNS rebinding) has that name in its Host header.
+    machine (DNS rebinding) has that name in its Host header. `origins`: other sites whose pages may ask;
+    without it a page could have this server write and remove, even if it can't read the answers.
     """
 
-    def __init__(self, app: ASGIApp, key: str | None = None, hosts: Iterable[str] | None = None) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        key: str | None = None,
+        hosts: Iterable[str] | None = None,
+        origins: Iterable[str] = (),
+    ) -> None:
         self._app = app
         self._key = key
+        self._origins = frozenset(origins)
         self._hosts = frozenset(hosts) if hosts is not None else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and (refused := self._refusal(scope["path"], Headers(scope=scope))):
+        if scope["type"] == "http" and (refused := self._refusal(scope, Headers(scope=scope))):
             await refused(scope, receive, send)
             return
         await self._app(scope, receive, send)
 
-    def _refusal(self, path: str, headers: Headers) -> JSONResponse | None:
+    def _refusal(self, scope: Scope, headers: Headers) -> JSONResponse | None:
+        path = scope["path"]
         if self._hosts is not None and _name(headers.get("host", "")) not in self._hosts:
             asked = headers.get("host", "")
             message = f"this server answers as {', '.join(sorted(self._hosts))} only, not as {asked!r}"
             return _refusal(403, message, "permission_error", None)
-        if self._key is None or path in OPEN or self._knows_key(headers.get("authorization", "")):
+        if scope["method"] not in READING and not self._knows_origin(headers):
+            message = f"pages of {headers['origin']} may not ask this server: --cors names those that may"
+            return _refusal(403, message, "permission_error", None)
+        if self._key is None or path in OPEN or path.startswith(OPEN_BELOW):
+            return None
+        if self._knows_key(headers.get("authorization", "")):
             return None
         message = "the API key is missing or wrong: send it as 'Authorization: Bearer KEY'"
         return _refusal(401, message, "authentication_error", "invalid_api_key")
+
+    def _knows_origin(self, headers: Headers) -> bool:
+        """Whether a request comes from no page, from one of this server, or from one that may ask."""
+        origin = headers.get("origin")
+        own = origin is not None and origin.partition("://")[2] == headers.get("host")
+        return origin is None or own or bool(self._origins & {origin, "*"})
 
     def _knows_key(self, header: str) -> bool:
         """In a time that doesn't tell how much of it is right."""

@@ -11,7 +11,7 @@ from typing import Any
 
 from edgert.batch.setup import Setup
 from edgert.bundle import Bundle
-from edgert.errors import DoesNotFit, EdgertError
+from edgert.errors import DoesNotFit, EdgertError, UsageError
 from edgert.model import Model
 from edgert.suggestion import did_you_mean
 
@@ -53,8 +53,12 @@ class Models:
     def __init__(
         self, served: Iterable[Served], keep_alive_s: float, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        """`keep_alive_s`: how long a model that nobody asks stays loaded."""
-        self.served = {one.name: one for one in served}
+        """`keep_alive_s`: how long a model stays that nobody asks. Raises UsageError for equal names."""
+        self.served: dict[str, Served] = {}
+        for one in served:
+            if one.name in self.served:
+                raise UsageError(f"two bundles are called {one.name}: rename the folder of one")
+            self.served[one.name] = one
         self.loaded: dict[str, Loaded] = {}
         self._keep_alive_s = keep_alive_s
         self._clock = clock

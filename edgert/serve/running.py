@@ -51,7 +51,7 @@ class Server(uvicorn.Server):
         super().handle_exit(sig, frame)  # type: ignore[arg-type]
 
 
-def run(app: ASGIApp, listening: socket.socket, grace_s: float, said: str) -> None:
+def run(app: ASGIApp, listening: socket.socket, grace_s: float) -> None:
     """Serve until a signal comes; answers that take longer than `grace_s` after it are cut."""
     # No logs of uvicorn's: they have addresses with what was asked for in them, and `Log` has its own.
     config = uvicorn.Config(
@@ -62,7 +62,6 @@ def run(app: ASGIApp, listening: socket.socket, grace_s: float, said: str) -> No
         timeout_graceful_shutdown=max(1, round(grace_s)),
         server_header=False,
     )
-    click.echo(said, err=True)
     try:
         Server(config).run(sockets=[listening])
     except KeyboardInterrupt:

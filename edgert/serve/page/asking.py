@@ -1,0 +1,90 @@
+"""Asking: a question in one of the page's conversations, answered as it comes."""
+
+from __future__ import annotations
+
+import asyncio
+import warnings
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from edgert.answering.reply import Chunk
+from edgert.answering.stream import AsyncStream
+from edgert.errors import EdgertWarning
+from edgert.model import Model
+from edgert.serve.desk import Answering, Desk
+from edgert.serve.outgoing import Outgoing
+from edgert.serve.page.talks import Talk, Talks, before, name_for
+
+OPTIONS = ("max_tokens", "temperature", "top_p", "thinking")
+
+
+class AskBody(BaseModel):
+    """A question. `session`: the conversation it belongs to, None begins one.
+
+    `after`: how many of its messages stay before the question; those behind them are forgotten, as when a
+    question is edited.
+    """
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    session: str | None = None
+    model: str | None = None
+    content: str = Field(min_length=1)
+    after: int | None = Field(None, ge=0)
+    system: str | None = None
+    max_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    thinking: bool | None = None
+
+    def options(self) -> dict[str, Any]:
+        """Ours, not checked yet."""
+        return {name: value for name in OPTIONS if (value := getattr(self, name)) is not None}
+
+
+class Ask:
+    """The handler."""
+
+    def __init__(self, desk: Desk, talks: Talks) -> None:
+        self._desk = desk
+        self._talks = talks
+
+    async def __call__(self, body: AskBody, out: Outgoing) -> None:
+        name = body.session
+        if name is None:
+            name = await asyncio.to_thread(name_for, body.content)
+        served = self._desk.models.named(body.model)
+        async with self._desk.use(served, out.record) as model, out.kept_alive():
+            talk = await asyncio.to_thread(self._talks.open, name, model, body.system)
+            if body.after is not None:
+                talk.conversation.restore(before(talk.conversation.history, body.after))
+            options = {**served.options, **body.options()}
+            async with _asked(talk, body.content, options) as stream:
+                await out.event({"session": name})
+                async for chunk in Answering(served, model, stream, out.record).chunks():
+                    if chunk.text:
+                        await out.event({chunk.channel: chunk.text})
+                    if chunk.finish_reason:
+                        await out.event({"end": _ending(chunk, model, talk)})
+
+
+def _asked(talk: Talk, content: str, options: dict[str, Any]) -> AsyncStream:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", EdgertWarning)  # the page tells what was left out
+        return talk.conversation.asend(content, **options)
+
+
+def _ending(last: Chunk, model: Model, talk: Talk) -> dict[str, Any]:
+    """How it ended, and what it took."""
+    timings = last.timings
+    return {
+        "reason": last.finish_reason,
+        "answer_tokens": timings.answer_tokens,
+        "tokens_per_s": round(timings.decode_tokens_per_s, 1),
+        "first_token_s": round(timings.time_to_first_token_s, 2),
+        "cached_tokens": timings.cached_tokens,
+        "context_used": timings.prompt_tokens + timings.answer_tokens,
+        "context": model.context,
+        "left_out": talk.conversation.left_out,
+    }

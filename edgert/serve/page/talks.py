@@ -1,0 +1,119 @@
+"""Talks: the sessions that people talk in, open while their model is loaded."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from edgert.answering.conversation import Conversation
+from edgert.answering.session import Session
+from edgert.chat import sessions
+from edgert.chat.sessions import KeptSession
+from edgert.errors import EdgertWarning, UsageError
+from edgert.model import Model
+from edgert.text.template import Message
+from edgert.text.thinking import Thinking
+
+NAME_WORDS, NAME_LETTERS = 6, 48  # of the first question, for the name of a session
+
+
+@dataclass(frozen=True)
+class Talk:
+    """A conversation with a model, kept under a name."""
+
+    name: str
+    model: Model
+    conversation: Conversation
+
+    def goes_on_with(self, model: Model) -> bool:
+        """Whether it is still as it was left: with this model, and nobody else has gone on with it."""
+        kept = self.conversation.session
+        return self.model is model and kept is not None and kept.current
+
+
+class Talks:
+    """For one event loop. What is open keeps its row of the cache, if others don't need it."""
+
+    def __init__(self) -> None:
+        self._open: dict[str, Talk] = {}
+
+    def open(self, name: str, model: Model, system: str | None) -> Talk:
+        """Go on with a session, or begin one. Reads from disk: for a thread. Raises UsageError."""
+        known = self._open.get(name)
+        if known and known.goes_on_with(model):
+            return known
+        folder = sessions.folder(name)
+        begun = Session(folder).messages
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", EdgertWarning)  # what can't be restored is read again
+            conversation = model.conversation(
+                None if begun else system, session=folder, overflow="drop-oldest-turns"
+            )
+        self._open[name] = Talk(name, model, conversation)
+        return self._open[name]
+
+    def forget(self, name: str) -> None:
+        """It is gone, or has another name."""
+        self._open.pop(name, None)
+
+
+def name_for(question: str) -> str:
+    """A name of its first words that no session has yet."""
+    words = re.findall(r"\w+", question.lower())[:NAME_WORDS]
+    base = "-".join(words)[:NAME_LETTERS].strip("-_") or "conversation"
+    taken = {kept.name for kept in sessions.kept()}
+    numbered = (f"{base}-{number}" for number in range(2, len(taken) + 3))
+    return next(name for name in (base, *numbered) if name not in taken)
+
+
+def listed() -> list[dict[str, Any]]:
+    """All sessions, the last used first."""
+    return [{"name": kept.name, "used": kept.used.isoformat()} for kept in sessions.kept()]
+
+
+def shown(name: str) -> dict[str, Any]:
+    """What was said. Raises UsageError."""
+    return {"name": name, "messages": [_shown(message) for message in sessions.named(name).open().messages]}
+
+
+def rename(name: str, to: str) -> None:
+    """Raises UsageError, also if there is one of that name."""
+    kept, target = sessions.named(name), sessions.folder(to)
+    if target.exists():
+        raise UsageError(f"there is a conversation called {to} already")
+    try:
+        kept.folder.rename(target)
+    except OSError as error:
+        raise UsageError(f"can't rename {name}: {error.strerror or error}") from error
+
+
+def remove(name: str) -> KeptSession:
+    """Raises UsageError."""
+    kept = sessions.named(name)
+    kept.remove()
+    return kept
+
+
+def before(messages: Sequence[Message], turns: int) -> list[Message]:
+    """The system prompt, if any, and so many of the messages after it. Raises UsageError."""
+    head = [message for message in messages[:1] if message["role"] == "system"]
+    rest = messages[len(head) :]
+    if not 0 <= turns <= len(rest):
+        raise UsageError(f"after: this conversation has {len(rest)} messages, not {turns}")
+    return [*head, *rest[:turns]]
+
+
+def _shown(message: Message) -> dict[str, Any]:
+    """With the thought apart."""
+    content = message["content"]
+    if message["role"] != "assistant" or not isinstance(content, str):
+        return {"role": message["role"], "content": content}
+    thinking = Thinking()
+    parts = thinking.push(content), thinking.push(""), thinking.flush()
+    told = {
+        channel: "".join(part for at, part in parts if at == channel) for channel in ("thinking", "answer")
+    }
+    return {"role": "assistant", "content": told["answer"], "thinking": told["thinking"]}
