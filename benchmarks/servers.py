@@ -133,7 +133,7 @@ def _running(name: str, command: list[Any], port: int, ends: tuple[int, ...]) ->
     with tempfile.TemporaryFile("w+") as log:
         process = subprocess.Popen([str(word) for word in command], stdout=log, stderr=log)
         try:
-            _wait(process, port)
+            wait_for(process, port)
             yield Server(name, port, process.pid, ends)
         except BaseException:
             log.seek(0)
@@ -144,7 +144,8 @@ def _running(name: str, command: list[Any], port: int, ends: tuple[int, ...]) ->
             process.wait(30)
 
 
-def _wait(process: subprocess.Popen[bytes], port: int) -> None:
+def wait_for(process: subprocess.Popen[bytes], port: int) -> None:
+    """Until a server says that it is well."""
     until = time.monotonic() + START_S
     while time.monotonic() < until and process.poll() is None:
         try:

@@ -115,8 +115,9 @@ def test_an_answer_is_seen_while_it_comes_and_is_stopped(browser, served, monkey
     gate = Gate(monkeypatch)
     with serving(served) as (url, _), opened(browser, url) as page:
         ask(page, "the quick brown fox")
-        expect(page.locator(".answer .body")).not_to_be_empty()
         assert gate.held.wait(10) and not gate.open.is_set()
+        expect(page.locator(".answer .body p.dim")).to_have_count(0)
+        expect(page.locator(".answer .body")).not_to_be_empty()
         page.click("#stop")
         assert gate.left.wait(10)
         expect(page.locator(".answer .actions")).to_contain_text("stopped")

@@ -28,7 +28,7 @@ export class Answer {
     this.summary = element("summary", {}, "Thinking…");
     this.thoughtBody = element("div", { class: "thought" });
     this.details.append(this.summary, this.thoughtBody);
-    this.body = element("div", { class: "body" });
+    this.body = element("div", { class: "body" }, element("p", { class: "dim" }, "Reading…"));
     this.told = element("span", { class: "dim" });
     this.actions = element("div", { class: "actions", hidden: "" });
     this.actions.append(action("Copy", (button) => copy(button, this.text)), action("Retry", retry), this.told);

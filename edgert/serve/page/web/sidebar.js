@@ -35,7 +35,7 @@ export class Sidebar {
     open.addEventListener("click", () => this.open(name));
     const rename = element("button", { type: "button", class: "icon", "aria-label": `Rename ${shown(name)}` }, "✎");
     rename.addEventListener("click", () => this.rename(name));
-    const remove = element("button", { type: "button", class: "icon", "aria-label": `Delete ${shown(name)}` }, "🗑");
+    const remove = element("button", { type: "button", class: "icon", "aria-label": `Delete ${shown(name)}` }, "✕");
     remove.addEventListener("click", () => this.remove(name));
     return element("li", {}, open, rename, remove);
   }
