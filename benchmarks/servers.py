@@ -40,7 +40,9 @@ class Server:
 
     def __init__(self, name: str, port: int, process_id: int, never_end: tuple[int, ...]) -> None:
         self.name, self.process_id = name, process_id
-        self._client = httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=ANSWER_S)
+        # A connection per question: llama.cpp's server may close an idle one while it is asked again.
+        fresh = httpx2.Limits(max_keepalive_connections=0)
+        self._client = httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=ANSWER_S, limits=fresh)
         self._bias = {str(token): -100 for token in never_end}
 
     def ask(self, question: str, tokens: int) -> Asked:
@@ -56,6 +58,22 @@ class Server:
                 usage = piece.get("usage") or usage
         whole = time.perf_counter() - began
         return Asked(first or whole, whole, usage["prompt_tokens"], usage["completion_tokens"])
+
+    def text(self, question: str, tokens: int) -> str:
+        """What an answer says."""
+        answer = self._client.post("/v1/chat/completions", json=self._body(question, tokens, stream=False))
+        return str(answer.json()["choices"][0]["message"]["content"])
+
+    def leave(self, question: str, tokens: int, after: int) -> None:
+        """Ask, and go away after so many pieces."""
+        body = self._body(question, tokens)
+        with self._client.stream("POST", "/v1/chat/completions", json=body) as answer:
+            for _, _ in zip(range(after), _pieces(answer.iter_lines()), strict=False):
+                pass
+
+    def status(self, body: Mapping[str, Any]) -> int:
+        """Of the response to a request that may be wrong."""
+        return self._client.post("/v1/chat/completions", json=body).status_code
 
     def together(self, questions: list[list[str]], tokens: int) -> float:
         """Tokens per second of as many clients as there are lists; each asks its questions one by one."""
@@ -76,16 +94,15 @@ class Server:
             short_asked = self.ask(short, 8)
             return reading.result(), short_asked
 
-    def _body(self, question: str, tokens: int) -> dict[str, Any]:
-        return {
+    def _body(self, question: str, tokens: int, *, stream: bool = True) -> dict[str, Any]:
+        body = {
             "model": self.name,
             "messages": [{"role": "user", "content": question}],
             "max_tokens": tokens,
             "temperature": 0.0,
             "logit_bias": self._bias,
-            "stream": True,
-            "stream_options": {"include_usage": True},
         }
+        return {**body, "stream": True, "stream_options": {"include_usage": True}} if stream else body
 
 
 @contextmanager

@@ -16,7 +16,7 @@ import click
 from prose import prose
 from servers import Asked, Server, edgert_server, llama_server
 
-PROMPT, LONG, TOKENS = 64, 2000, 64  # words of a question, tokens of a long prompt, tokens of an answer
+PROMPT, LONG, TOKENS = 32, 2000, 128  # words of a question, tokens of a long prompt, tokens of an answer
 QUESTIONS = 2  # of each client
 HEADROOM = 300  # of the context, for the template and an answer
 AFTER_S = 0.3  # the short question comes while the long prompt is being read
