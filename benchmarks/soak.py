@@ -1,4 +1,4 @@
-"""A server under clients that ask, leave and err for minutes: is each answer whole, and the one it gets alone?
+"""A server under clients that ask, leave and err for minutes: is each answer whole, and as it is alone?
 
     python benchmarks/soak.py BUNDLE [--minutes 10] [--clients 8]
 
