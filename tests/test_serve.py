@@ -15,6 +15,7 @@ import httpx2
 import openai
 import pytest
 from click.testing import CliRunner
+from prometheus_client.parser import text_string_to_metric_families
 from serving import ASK, serving
 
 from edgert.answering.reply import Chunk
@@ -147,6 +148,27 @@ def test_every_request_is_noted_without_what_it_said(tiny_bundle: Served) -> Non
     assert json.loads(lines[2])["status"] == 400
     said = answer.json()["choices"][0]["message"]["content"]
     assert not any("fox" in line or said in line for line in lines)
+
+
+def test_metrics_are_counted_and_parse(tiny_bundle: Served) -> None:
+    with serving(tiny_bundle) as (url, _):
+        body = {"messages": ASK, "max_tokens": 7, "temperature": 0}
+        asked = httpx2.post(f"{url}/v1/chat/completions", json=body).json()["usage"]
+        httpx2.post(f"{url}/v1/chat/completions", json={"n": 2})
+        text = httpx2.get(f"{url}/metrics").text
+    told = {
+        (sample.name, *sample.labels.values()): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+    route = "/v1/chat/completions"
+    assert told["edgert_requests_total", "tiny", route, "200"] == 1
+    assert told["edgert_requests_total", "", route, "400"] == 1
+    assert told["edgert_answer_tokens_total", "tiny"] == 7
+    assert told["edgert_prompt_tokens_total", "tiny"] == asked["prompt_tokens"]
+    assert told["edgert_time_to_first_token_seconds_count", "tiny"] == 1
+    assert told["edgert_kv_tokens", "tiny"] >= asked["prompt_tokens"]
+    assert (told["edgert_model_loaded", "tiny"], told["edgert_waiting", "tiny"]) == (1, 0)
 
 
 def test_two_models_load_without_waiting_for_each_others_answers(tiny_bundle: Served) -> None:

@@ -36,6 +36,12 @@ class Rows:
             return None
         return Row(self.form, [*slot.tokens], partial(pool.read, slot.row))
 
+    @property
+    def tokens(self) -> int:
+        """How many all rows hold. For any thread; while something is computed, about so many."""
+        engine = self._worker.engine
+        return sum(map(len, engine.decoder.slots)) if engine else 0
+
     def fill(self, owner: object, session: Session) -> None:
         """Put a session's keys and values into a row of its owner's; where that can't be, say why."""
         try:

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -18,6 +19,7 @@ from starlette.routing import Route
 from edgert.serve.desk import Desk
 from edgert.serve.endpoint import Limits, Refusal
 from edgert.serve.guard import Guard
+from edgert.serve.metrics import Metrics
 from edgert.serve.models import keep_tidy
 from edgert.serve.ollama.routes import ollama_routes
 from edgert.serve.openai.refusals import OpenAI
@@ -43,9 +45,15 @@ def application(desk: Desk, policy: Policy | None = None, notes: Sequence[Note] 
     """For any ASGI server. Each of `notes` is told of every request that was answered, or refused."""
     policy = policy or Policy()
 
+    metrics = Metrics(desk)
+
     def note(record: Record) -> None:
+        metrics(record)
         for each in notes:
             each(record)
+
+    async def figures(_: Request) -> Response:
+        return Response(metrics.text(), media_type=CONTENT_TYPE_PLAIN_0_0_4)
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -61,6 +69,7 @@ def application(desk: Desk, policy: Policy | None = None, notes: Sequence[Note] 
     return Starlette(
         routes=[
             Route("/health", health),
+            Route("/metrics", figures),
             *openai_routes(desk, note, policy.limits),
             *ollama_routes(desk, note, policy.limits),
             *(page_routes(desk, note, policy.limits) if policy.page else ()),
