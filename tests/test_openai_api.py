@@ -175,10 +175,77 @@ def test_a_text_goes_on(client: openai.OpenAI, model: edgert.Model) -> None:
     assert "".join(piece.choices[0].text for piece in pieces) == expected.text
 
 
+def test_responses_whole_and_streamed(client: openai.OpenAI, model: edgert.Model) -> None:
+    told = [{"role": "system", "content": "fox"}, ASK[0]]
+    expected = model.generate(told, max_tokens=8, temperature=0.0)
+    asked = {"model": "tiny", "input": ASK[0]["content"], "instructions": "fox", "max_output_tokens": 8}
+    asked |= {"temperature": 0}
+    whole = client.responses.create(**asked)
+    assert whole.output_text == expected.text
+    assert whole.status == "incomplete" and whole.incomplete_details.reason == "max_output_tokens"
+    assert whole.usage.output_tokens == 8
+    events = list(client.responses.create(**asked, stream=True))
+    assert [event.sequence_number for event in events] == list(range(len(events)))
+    kinds = [event.type.removeprefix("response.") for event in events if not event.type.endswith("delta")]
+    begun = ["created", "in_progress", "output_item.added", "content_part.added"]
+    assert kinds == [*begun, "output_text.done", "content_part.done", "output_item.done", "incomplete"]
+    assert "".join(event.delta for event in events if event.type.endswith("delta")) == expected.text
+    assert events[-1].response.output_text == expected.text
+    schema = {"type": "object", "properties": {"n": {"enum": [1]}}, "required": ["n"]}
+    form = {"type": "json_schema", "name": "n", "schema": {**schema, "additionalProperties": False}}
+    with client.responses.stream(model="tiny", input="fox", text={"format": form}) as stream:
+        final = stream.get_final_response()
+    assert final.status == "completed" and json.loads(final.output_text) == {"n": 1}
+
+
+def test_a_response_goes_on_with_an_earlier_one(client: openai.OpenAI, model: edgert.Model) -> None:
+    first = client.responses.create(model="tiny", input="fox", max_output_tokens=4, temperature=0)
+    asked = {"model": "tiny", "max_output_tokens": 4, "temperature": 0, "previous_response_id": first.id}
+    second = client.responses.create(input=[{"role": "user", "content": "dog"}], **asked)
+    said = [{"role": "user", "content": "fox"}, {"role": "assistant", "content": first.output_text}]
+    prompt = [*said, {"role": "user", "content": "dog"}]
+    assert second.output_text == model.generate(prompt, max_tokens=4, temperature=0.0).text
+    unkept = client.responses.create(model="tiny", input="fox", max_output_tokens=1, store=False)
+    with pytest.raises(openai.NotFoundError, match="no response"):
+        client.responses.create(model="tiny", input="fox", previous_response_id=unkept.id)
+
+
+def test_responses_call_tools(calling: openai.OpenAI) -> None:
+    tool = {"type": "function", **TOOL["function"]}
+    asked = {"model": "caller", "tools": [tool], "tool_choice": {"type": "function", "name": "look"}}
+    answer = calling.responses.create(input="fox", max_output_tokens=200, **asked)
+    call = answer.output[0]
+    assert (call.type, call.name) == ("function_call", "look")
+    assert isinstance(json.loads(call.arguments)["far"], bool)
+    outputs = [
+        {"type": "function_call_output", "call_id": item.call_id, "output": "a fox"} for item in answer.output
+    ]
+    again = {"model": "caller", "tools": [tool], "max_output_tokens": 3}
+    later = calling.responses.create(input=outputs, previous_response_id=answer.id, **again)
+    items = [{"role": "user", "content": "fox"}, *(item.model_dump() for item in answer.output), *outputs]
+    assert calling.responses.create(input=items, **again).usage.input_tokens == later.usage.input_tokens
+
+
 def test_a_model_is_found_by_its_name(client: openai.OpenAI) -> None:
     assert client.models.retrieve("tiny").owned_by == "edgert"
     with pytest.raises(openai.NotFoundError, match="no model 'tin'"):
         client.models.retrieve("tin")
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        ({"input": [{"type": "web_search_call"}]}, "item 1 must be a message"),
+        ({"input": [{"role": "user", "content": [{"type": "input_image"}]}]}, "parts of type 'input_image'"),
+        ({"tools": [{"type": "web_search"}]}, "only those of type function"),
+        ({"background": True}, "background"),
+        ({"text": {"format": {"type": "xml"}}}, "text.format must be"),
+    ],
+)
+def test_responses_refuse_in_words(server: str, body: dict[str, object], says: str) -> None:
+    answer = httpx2.post(f"{server}/v1/responses", json={"input": "fox", **body})
+    assert answer.status_code == 400
+    assert says in answer.json()["error"]["message"]
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from starlette.types import Receive, Scope, Send
 
 from edgert.errors import DoesNotFit, EdgertError, MissingExtra, PromptTooLong, UsageError
 from edgert.serve.desk import Busy, ShuttingDown
-from edgert.serve.models import NoSuchModel
+from edgert.serve.models import NotThere
 from edgert.serve.outgoing import Outgoing
 from edgert.serve.record import Note, Record
 
@@ -45,7 +45,7 @@ STATUSES: tuple[tuple[type[EdgertError], int], ...] = (
     (TooSlow, 504),
     (ShuttingDown, 503),
     (MissingExtra, 501),
-    (NoSuchModel, 404),
+    (NotThere, 404),
     (PromptTooLong, 400),
     (UsageError, 400),
     (DoesNotFit, 503),

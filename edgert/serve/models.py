@@ -16,7 +16,11 @@ from edgert.model import Model
 from edgert.suggestion import did_you_mean
 
 
-class NoSuchModel(EdgertError):
+class NotThere(EdgertError):
+    """What a request names, and nobody knows here."""
+
+
+class NoSuchModel(NotThere):
     """A name that no bundle is served under."""
 
 

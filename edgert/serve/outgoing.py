@@ -32,10 +32,11 @@ class Outgoing:
         await self._start(status, JSON, headers or {})
         await self._body(_text(content), more=False)
 
-    async def event(self, content: object) -> None:
-        """A server-sent event, of JSON or, for a str, of that text."""
+    async def event(self, content: object, name: str | None = None) -> None:
+        """A server-sent event, of JSON or, for a str, of that text; some APIs name each."""
         text = content if isinstance(content, str) else _text(content)
-        await self._piece(f"data: {text}\n\n", EVENTS)
+        named = f"event: {name}\n" if name else ""
+        await self._piece(f"{named}data: {text}\n\n", EVENTS)
 
     async def line(self, content: object) -> None:
         """A line of JSON."""

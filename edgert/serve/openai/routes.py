@@ -13,6 +13,8 @@ from edgert.serve.models import NoSuchModel, Served
 from edgert.serve.openai.chat import Chat
 from edgert.serve.openai.chat_body import ChatBody
 from edgert.serve.openai.refusals import OpenAI
+from edgert.serve.openai.response_body import ResponseBody
+from edgert.serve.openai.responses import Responses
 from edgert.serve.openai.text import Text
 from edgert.serve.openai.text_body import TextBody
 from edgert.serve.record import Note
@@ -22,6 +24,7 @@ def openai_routes(desk: Desk, note: Note, limits: Limits) -> list[BaseRoute]:
     """All of them."""
     dialect: Dialect = OpenAI()
     chat = Endpoint(ChatBody, Chat(desk), dialect, note, limits)
+    responses = Endpoint(ResponseBody, Responses(desk), dialect, note, limits)
     text = Endpoint(TextBody, Text(desk), dialect, note, limits)
 
     async def models(_: Request) -> JSONResponse:
@@ -38,6 +41,7 @@ def openai_routes(desk: Desk, note: Note, limits: Limits) -> list[BaseRoute]:
         Route("/v1/models", models),
         Route("/v1/models/{name:path}", model),
         Route("/v1/chat/completions", chat, methods=["POST"]),
+        Route("/v1/responses", responses, methods=["POST"]),
         Route("/v1/completions", text, methods=["POST"]),
     ]
 
