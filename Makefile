@@ -7,14 +7,14 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check --quiet
 AS_ROOT := $(if $(filter-out 0,$(shell id -u)),sudo -n)
 
-.PHONY: chat test test-parity test-optimum run-optimum test-window test-webgpu test-arm64 test-arm64-full test-ray test-page check bench clean
+.PHONY: chat test test-parity test-optimum run-optimum test-window test-webgpu test-arm64 test-arm64-full test-ray test-page test-clients check bench clean
 
 chat: $(VENV)/export.stamp $(VENV)/chat.stamp
 	@$(BIN)/edgert pull smollm2-135m-instruct > /dev/null
 	@$(BIN)/edgert chat
 
 test: $(VENV)/test.stamp
-	$(BIN)/python -m pytest -m "not parity and not webgpu and not arm64 and not optimum and not ray and not page"
+	$(BIN)/python -m pytest -m "not parity and not webgpu and not arm64 and not optimum and not ray and not page and not clients"
 
 # The NumPy reference of the tests against transformers, merged adapters against PEFT, the example that
 # distills: heavy, needs torch.
@@ -63,6 +63,10 @@ test-page: $(VENV)/test.stamp $(VENV)/page.stamp
 	|| { $(AS_ROOT) apt-get -qq update && $(AS_ROOT) apt-get -qq -y --no-install-recommends install chromium; } \
 	|| { echo "test-page needs Chromium, for which it can't be root here: apt install chromium"; exit 1; }
 	$(BIN)/python -m pytest -m page
+
+# The server against other people's programs; heavy to install.
+test-clients: $(VENV)/test.stamp $(VENV)/clients.stamp
+	$(BIN)/python -m pytest -m clients
 
 # mypy doesn't follow editable installs: it checks a copy installed beside.
 check: $(VENV)/test.stamp $(VENV)/check.stamp

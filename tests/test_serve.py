@@ -150,6 +150,16 @@ def test_every_request_is_noted_without_what_it_said(tiny_bundle: Served) -> Non
     assert not any("fox" in line or said in line for line in lines)
 
 
+def test_the_description_names_every_address_and_field(server: str) -> None:
+    told = httpx2.get(f"{server}/openapi.json").json()
+    assert {"/v1/chat/completions", "/v1/models/{name}", "/api/chat", "/talk/ask"} <= told["paths"].keys()
+    post = told["paths"]["/v1/chat/completions"]["post"]
+    assert "text/event-stream" in post["responses"]["200"]["content"] and "429" in post["responses"]
+    name = post["requestBody"]["content"]["application/json"]["schema"]["$ref"].rpartition("/")[2]
+    fields = told["components"]["schemas"][name]["properties"]
+    assert fields["model"]["examples"] == ["tiny"] and "thinking_budget" in fields
+
+
 def test_metrics_are_counted_and_parse(tiny_bundle: Served) -> None:
     with serving(tiny_bundle) as (url, _):
         body = {"messages": ASK, "max_tokens": 7, "temperature": 0}

@@ -16,6 +16,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from edgert.serve.description import description
 from edgert.serve.desk import Desk
 from edgert.serve.endpoint import Limits, Refusal
 from edgert.serve.guard import Guard
@@ -66,14 +67,20 @@ def application(desk: Desk, policy: Policy | None = None, notes: Sequence[Note] 
         status = error.status_code if isinstance(error, HTTPException) else 500
         return JSONResponse(OpenAI().refusal(Refusal(status, NOTHING[status])), status)
 
+    routes = [
+        Route("/health", health),
+        Route("/metrics", figures, include_in_schema=False),
+        *openai_routes(desk, note, policy.limits),
+        *ollama_routes(desk, note, policy.limits),
+        *(page_routes(desk, note, policy.limits) if policy.page else ()),
+    ]
+    described = description(routes, desk.models.served)
+
+    async def openapi(_: Request) -> JSONResponse:
+        return JSONResponse(described)
+
     return Starlette(
-        routes=[
-            Route("/health", health),
-            Route("/metrics", figures),
-            *openai_routes(desk, note, policy.limits),
-            *ollama_routes(desk, note, policy.limits),
-            *(page_routes(desk, note, policy.limits) if policy.page else ()),
-        ],
+        routes=[*routes, Route("/openapi.json", openapi)],
         middleware=_middleware(policy),
         exception_handlers={404: not_here, 405: not_here},
         lifespan=lifespan,

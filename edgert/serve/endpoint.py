@@ -64,7 +64,10 @@ class Refusal:
 
 
 class Dialect(Protocol):
-    """How an API tells a refusal."""
+    """How an API tells a refusal. `media_type`: of its streams."""
+
+    @property
+    def media_type(self) -> str: ...
 
     def refusal(self, refusal: Refusal) -> object: ...
 
@@ -80,7 +83,7 @@ class Endpoint(Generic[Body]):
     ) -> None:
         self.body = body
         self._handler = handler
-        self._dialect = dialect
+        self.dialect = dialect
         self._note = note
         self._limits = limits
 
@@ -130,9 +133,9 @@ class Endpoint(Generic[Body]):
 
     async def _refuse(self, refusal: Refusal, out: Outgoing) -> None:
         if out.status is None:
-            await out.json(self._dialect.refusal(refusal), refusal.status, refusal.headers)
+            await out.json(self.dialect.refusal(refusal), refusal.status, refusal.headers)
         else:
-            await self._dialect.broken_off(refusal, out)
+            await self.dialect.broken_off(refusal, out)
             await out.end()
 
 

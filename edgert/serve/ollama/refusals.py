@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from edgert.serve.endpoint import Refusal
-from edgert.serve.outgoing import Outgoing
+from edgert.serve.outgoing import LINES, Outgoing
 
 
 class Ollama:
     """How their API tells a refusal."""
+
+    media_type = LINES
 
     def refusal(self, refusal: Refusal) -> object:
         return {"error": refusal.message}

@@ -66,5 +66,5 @@ def ollama_routes(desk: Desk, note: Note, limits: Limits) -> list[BaseRoute]:
         Route("/api/show", Endpoint(ShowBody, show, dialect, note, limits), methods=["POST"]),
         Route("/api/chat", Endpoint(ChatBody, asking, dialect, note, limits), methods=["POST"]),
         Route("/api/generate", Endpoint(GenerateBody, asking, dialect, note, limits), methods=["POST"]),
-        *(Route(path, elsewhere, methods=["POST", "DELETE"]) for path in ELSEWHERE),
+        *(Route(path, elsewhere, methods=["POST", "DELETE"], include_in_schema=False) for path in ELSEWHERE),
     ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from edgert.serve.endpoint import Refusal
-from edgert.serve.outgoing import Outgoing
+from edgert.serve.outgoing import EVENTS, Outgoing
 
 TYPES = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
 CODES = {401: "invalid_api_key", 404: "model_not_found", 413: "too_large", 429: "rate_limit_exceeded"}
@@ -11,6 +11,8 @@ CODES = {401: "invalid_api_key", 404: "model_not_found", 413: "too_large", 429: 
 
 class OpenAI:
     """How their API tells a refusal."""
+
+    media_type = EVENTS
 
     def refusal(self, refusal: Refusal) -> object:
         kind = TYPES.get(refusal.status, "invalid_request_error" if refusal.status < 500 else "server_error")

@@ -80,8 +80,8 @@ def page_routes(desk: Desk, note: Note, limits: Limits) -> list[BaseRoute]:
         return Route(path, Endpoint(body, handler, dialect, note, limits), methods=["POST"])
 
     return [
-        Route("/", file),
-        Route("/page/{name}", file),
+        Route("/", file, include_in_schema=False),
+        Route("/page/{name}", file, include_in_schema=False),
         Route("/sessions", listed),
         Route("/sessions/{name}", shown),
         posting("/talk/ask", AskBody, Ask(desk, open_talks)),
