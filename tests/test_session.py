@@ -1,19 +1,24 @@
 """Sessions: another process goes on where the last one stopped, whatever happened to the files in between."""
 
+import hashlib
 import json
 import os
 import signal
+import stat
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
 from click.testing import CliRunner
 
 import edgert
-from edgert.answering.session import TEXT, Session
+from edgert.answering.session import LOCK, TEXT, Session
 from edgert.cli import main
 from edgert.export import ExportOptions, export
+from edgert.file_lock import file_lock
+from edgert.saving import save_text
 
 ASKED = ("the quick brown fox", "jumps over", "the lazy dog", "again")
 OPTIONS = {"max_tokens": 8, "temperature": 0.0}
@@ -46,6 +51,7 @@ def test_another_process_says_the_same_and_reads_nothing_again(bundles, folder, 
     pieces = Session(folder).cache.pieces
     assert len(pieces) == len(ASKED) and {path.name for path in folder.iterdir()} == {
         TEXT,
+        LOCK,
         *(piece.file for piece in pieces),
     }
 
@@ -91,6 +97,75 @@ def test_damaged_keys_and_values_are_computed_again(bundles, folder, whole, harm
         assert tokens == whole[2][0] and cached == 0
 
 
+def test_a_damaged_table_of_the_cache_leaves_the_text(bundles, folder, whole):
+    with edgert.load(bundles()) as model:
+        talk(model.conversation(session=folder, **OPTIONS), ASKED[:2])
+    damaged = (folder / TEXT).read_bytes().replace(b'"kv-1.bin"', b'"kv-1.bi\xff,')
+    (folder / TEXT).write_bytes(damaged)
+    with edgert.load(bundles()) as model:
+        with pytest.warns(edgert.EdgertWarning, match="of its keys and values is damaged: its text is read"):
+            chat = model.conversation(session=folder, **OPTIONS)
+        assert (folder / TEXT).read_bytes() == damaged and (folder / "kv-1.bin").exists()
+        (tokens, cached), *_ = talk(chat, ASKED[2:3])
+        assert tokens == whole[2][0] and cached == 0
+    assert len(Session(folder).messages) == 6 and not (folder / "kv-1.bin").exists()
+
+
+def test_whatever_is_damaged_after_the_messages_leaves_them(folder):
+    messages = [{"role": "user", "content": "hello \u2028"}]
+    Session(folder).save(messages, None)
+    good = (folder / TEXT).read_bytes()
+    for place in range(good.index(b"\n"), len(good)):
+        for value in (good[place] ^ 1, 0, 10, 255):
+            (folder / TEXT).write_bytes(good[:place] + bytes([value]) + good[place + 1 :])
+            assert Session(folder).messages == messages
+    (folder / TEXT).write_bytes(good[: good.index(b"\n")])
+    assert Session(folder).messages == messages and Session(folder).cache is None
+
+
+def test_a_session_of_the_first_format_is_read(folder):
+    folder.mkdir()
+    kept = {"messages": [{"role": "user", "content": "fox"}], "cache": {"of": "", "tokens": [], "pieces": []}}
+    checksum = hashlib.blake2b(json.dumps(kept).encode()).hexdigest()
+    (folder / TEXT).write_text(json.dumps({"format": 1, "blake2b": checksum, **kept}))
+    assert Session(folder).messages == kept["messages"] and Session(folder).cache.tokens == ()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no modes")
+def test_only_the_owner_reads_a_session(model, folder):
+    talk(model.conversation(session=folder, **OPTIONS), ASKED[:1])
+    names = [TEXT, *(path.name for path in folder.glob("kv-*.bin"))]
+    assert len(names) == 2 and {(folder / name).stat().st_mode & 0o777 for name in names} == {0o600}
+    assert folder.stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows flushes no folders")
+def test_a_new_name_is_flushed_with_its_folder(tmp_path, monkeypatch):
+    flushed = []
+    monkeypatch.setattr(os, "fsync", lambda file: flushed.append(stat.S_ISDIR(os.fstat(file).st_mode)))
+    save_text(tmp_path / "a", "text")
+    assert flushed == [False, True]
+
+
+def test_two_that_save_wait_for_each_other(folder):
+    session, letting_go = Session(folder), threading.Event()
+    folder.mkdir()
+
+    def hold():
+        with file_lock(folder / LOCK, list):
+            held.set()
+            letting_go.wait(20)
+
+    held, holder = threading.Event(), threading.Thread(target=hold)
+    holder.start()
+    held.wait(20)
+    threading.Timer(0.3, letting_go.set).start()
+    with pytest.warns(edgert.EdgertWarning, match="another process is saving .*: this turn is saved when"):
+        session.save([{"role": "user", "content": "fox"}], None)
+    holder.join()
+    assert letting_go.is_set() and len(Session(folder).messages) == 1
+
+
 def test_another_bundle_reads_the_text_again(bundles, folder):
     with edgert.load(bundles()) as model:
         talk(model.conversation(session=folder, **OPTIONS), ASKED[:1])
@@ -121,7 +196,7 @@ def test_what_was_taken_back_is_not_kept(bundles, folder, model):
         "something else",
     ]
     chat.clear()
-    assert Session(folder).messages == [] and [path.name for path in folder.iterdir()] == [TEXT]
+    assert Session(folder).messages == [] and {path.name for path in folder.iterdir()} == {TEXT, LOCK}
 
 
 def test_a_turn_that_cannot_be_saved_is_told(model, tmp_path):
@@ -164,7 +239,7 @@ def test_what_a_killed_process_was_writing_is_removed(folder):
     for name in (".session.json.123", ".kv-7.bin.123", ".mine"):
         (folder / name).write_text("half")
     Session(folder).save([], None)
-    assert {path.name for path in folder.iterdir()} == {TEXT, ".mine"}
+    assert {path.name for path in folder.iterdir()} == {TEXT, LOCK, ".mine"}
 
 
 KILLED = """

@@ -51,12 +51,12 @@ class Rows:
             warnings.warn(f"{session.folder}: {error}: its text is read again", EdgertWarning, stacklevel=3)
 
     def _put(self, engine: Engine, owner: object, session: Session) -> None:
-        pool, tokens = _pool(engine), session.cache.tokens
+        pool, pieces = _pool(engine), session.keys_and_values(self.form)
         if pool is None:
             raise ValueError("this device's cache can't be filled")
+        tokens = session.cache.tokens if session.cache else ()
         if len(tokens) > pool.capacity:
             raise ValueError(f"its {len(tokens)} tokens are more than the context of {pool.capacity}")
-        pieces = session.keys_and_values(self.form)
         slot = engine.slots.lease([], owner, fresh=True)
         if slot is None:
             raise ValueError("all rows of the cache are at work")

@@ -1,8 +1,9 @@
 """Session: a conversation kept in a folder, so that another process goes on with it.
 
-`session.json` has the messages and is complete by itself. Keys and values lie beside it in pieces, one for
-each turn, so that a turn writes only what is new. Every file is written aside, flushed and renamed, pieces
-before the text that names them: whenever a process dies, the last whole turn is there.
+`session.json` is JSON in lines, each with a checksum of its own: the first has the messages and needs nothing
+else; the other names the pieces. A piece is a file beside it with keys and values, one for each turn, so
+that a turn writes only what is new. Every file is written aside, flushed and renamed, pieces before the text
+that names them: whenever a process dies, the last whole turn is there. Only its owner can read them.
 """
 
 from __future__ import annotations
@@ -12,22 +13,25 @@ import hashlib
 import json
 import mmap
 import re
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Annotated, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from edgert.bundle.record import Between, Matching, read_record
 from edgert.engine.slots import common_prefix
-from edgert.errors import UsageError
+from edgert.errors import EdgertWarning, UsageError
+from edgert.file_lock import file_lock
 from edgert.saving import save_bytes, save_text
 from edgert.text.template import Message, check_messages
 
 TEXT = "session.json"
-FORMAT = 1
+LOCK = "lock"  # held while a turn is saved
+FORMAT = 2  # 1 had everything in one line, with one checksum
 PIECE = r"kv-\d+\.bin"
 ASIDE = r"\.(session\.json|kv-\d+\.bin)\.\d+"  # what a process that died was writing
 
@@ -78,16 +82,18 @@ class Cache:
 
 
 class Session:
-    """One folder. It may not exist yet; a damaged `session.json` is refused and stays as it is."""
+    """One folder. It may not exist yet. Damaged messages are refused, and stay as they are. Without anything
+    else that is damaged, the messages are there; what is on disk stays until a turn is saved whole.
+    """
 
     def __init__(self, folder: Path) -> None:
         """Read what is there. Raises UsageError naming the file."""
         self.folder = folder
         self.messages: list[Message] = []
-        self.cache = Cache()
+        self.cache: Cache | None = Cache()  # None: damaged
         self._known = _content(folder / TEXT)
         if self._known is not None:
-            self.messages, self.cache = _read(folder / TEXT)
+            self.messages, self.cache = _read(folder / TEXT, self._known)
 
     @property
     def current(self) -> bool:
@@ -99,27 +105,36 @@ class Session:
 
         Raises UsageError; also if another process has gone on with it since, whose turns stay.
         """
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            with file_lock(self.folder / LOCK, self._tell_who_waits):
+                self._save(messages, row)
+        except OSError as error:
+            raise UsageError(f"can't keep the session in {self.folder}: {error}") from error
+
+    def _save(self, messages: Sequence[Message], row: Row | None) -> None:
         if _content(self.folder / TEXT) not in (None, self._known):
             raise UsageError(
                 f"another process has gone on with {self.folder}: this conversation is not saved over it"
             )
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        except OSError as error:
-            raise UsageError(f"can't keep the session in {self.folder}: {error}") from error
         cache = Cache() if row is None else self._extended(row)
-        kept: dict[str, object] = {"messages": [*messages], "cache": asdict(cache)}
-        table = {"format": FORMAT, "blake2b": _checksum(kept), **kept}
-        save_text(self.folder / TEXT, json.dumps(table, ensure_ascii=False) + "\n")
+        lines = _line("messages", [*messages]), _line("cache", asdict(cache))
+        save_text(self.folder / TEXT, "".join(lines), private=True)
         self._known = _content(self.folder / TEXT)
         self.messages, self.cache = [*messages], cache
-        self._sweep()
+        self._sweep(cache)
+
+    def _tell_who_waits(self) -> None:
+        told = f"another process is saving {self.folder}: this turn is saved when that has ended"
+        warnings.warn(told, EdgertWarning, stacklevel=2)
 
     def keys_and_values(self, form: Form) -> list[KeysAndValues]:
         """Those of `cache.tokens`, a piece after another, mapped from their files.
 
         Raises ValueError, in words for people, if they were made by another graph, or are damaged.
         """
+        if self.cache is None:
+            raise ValueError(f"what {TEXT} says of its keys and values is damaged")
         if self.cache.of != form.of:
             raise ValueError("its keys and values were made by another bundle, or another form of it")
         if sum(piece.used for piece in self.cache.pieces) != len(self.cache.tokens):
@@ -139,14 +154,14 @@ class Session:
     def _extended(self, row: Row) -> Cache:
         """The pieces that still hold, and one more with what is new in the row."""
         same, pieces = 0, list[Piece]()
-        if self.cache.of == row.form.of:
+        if self.cache is not None and self.cache.of == row.form.of:
             same = common_prefix(self.cache.tokens, row.tokens)
             pieces = _first(self.cache.pieces, same)
         new = len(row.tokens) - same
         if new:
             content = np.ascontiguousarray(row.read(same, len(row.tokens))).tobytes()
             name = f"kv-{self._next()}.bin"
-            save_bytes(self.folder / name, content)
+            save_bytes(self.folder / name, content, private=True)
             pieces.append(Piece(name, hashlib.blake2b(content).hexdigest(), new, new))
         return Cache(row.form.of, tuple(row.tokens), tuple(pieces))
 
@@ -157,9 +172,9 @@ class Session:
     def _pieces(self) -> list[Path]:
         return [path for path in self.folder.glob("kv-*.bin") if re.fullmatch(PIECE, path.name)]
 
-    def _sweep(self) -> None:
+    def _sweep(self, cache: Cache) -> None:
         """Remove pieces that nothing names any more, and what a process that died left half-written."""
-        named = {piece.file for piece in self.cache.pieces}
+        named = {piece.file for piece in cache.pieces}
         left = [path for path in self.folder.glob(".*") if re.fullmatch(ASIDE, path.name)]
         for path in [*self._pieces(), *left]:
             if path.name not in named:
@@ -167,19 +182,42 @@ class Session:
                     path.unlink()
 
 
-def _read(path: Path) -> tuple[list[Message], Cache]:
-    """Raises UsageError."""
+def _read(path: Path, content: bytes) -> tuple[list[Message], Cache | None]:
+    """The messages; and the cache, None if that is damaged. Raises UsageError naming the path."""
+    text = content.decode("utf-8", "replace")  # what is no UTF-8 has another checksum, too
     try:
-        table = json.loads(path.read_text("utf-8"))
-        if table["format"] != FORMAT:
+        table, end = json.JSONDecoder().raw_decode(text)
+        if table["format"] not in (1, FORMAT):
             raise ValueError(f"format {table['format']} instead of {FORMAT}: another edgert wrote it")
-        if _checksum({key: table[key] for key in ("messages", "cache")}) != table["blake2b"]:
+        checked = ("messages",) if table["format"] == FORMAT else ("messages", "cache")
+        if _checksum({key: table[key] for key in checked}) != table["blake2b"]:
             raise ValueError("another checksum: it is damaged")
         if table["messages"]:
             check_messages(table["messages"])
-        return table["messages"], read_record(Cache, table["cache"])
-    except (OSError, ValueError, KeyError, TypeError, UsageError) as error:
+    except (ValueError, KeyError, TypeError, UsageError) as error:
         raise UsageError(f"{path} can't be read ({error}); it stays as it is, choose another name") from error
+    rest = {"cache": table["cache"]} if "cache" in checked else dict(_whole(text[end:]))
+    try:
+        return table["messages"], read_record(Cache, rest["cache"])
+    except (ValueError, KeyError, TypeError, UsageError):
+        return table["messages"], None
+
+
+def _whole(lines: str) -> Iterator[tuple[str, Any]]:
+    """Names and values of the lines that are not damaged."""
+    for line in lines.split("\n"):
+        with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):
+            table = json.loads(line)
+            checksum = table.pop("blake2b")
+            table.pop("format")
+            if _checksum(table) == checksum:
+                yield from table.items()
+
+
+def _line(name: str, value: object) -> str:
+    kept = {name: value}
+    table = {"format": FORMAT, "blake2b": _checksum(kept), **kept}
+    return json.dumps(table, ensure_ascii=False) + "\n"
 
 
 def _content(path: Path) -> bytes | None:
