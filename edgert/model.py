@@ -11,13 +11,14 @@ from dataclasses import replace
 from numbers import Integral
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, SupportsInt, TypeAlias, Unpack
+from typing import Any, Self, SupportsInt, TypeAlias, Unpack, cast
 
 from edgert import devices, shelf
 from edgert.answering.answer import Answer, Asked, Ended, Score, ignore
 from edgert.answering.budget import CLOSING
-from edgert.answering.conversation import Conversation, Overflow
+from edgert.answering.conversation import Conversation
 from edgert.answering.forms import Forms
+from edgert.answering.overflow import Overflow
 from edgert.answering.reply import Reply
 from edgert.answering.request import Options, Request, request
 from edgert.answering.rows import Rows
@@ -162,14 +163,15 @@ class Model:
 
         `session`: a folder where it is kept, after every turn, and from which another process goes on with
         it, without reading again what the same bundle has read. A session that is there already has its own
-        messages. `overflow`: see `Conversation`. `options` are those of all its answers. Raises UsageError.
+        messages, and options where none are given here. `overflow`: see `Conversation`. Raises UsageError.
         """
         kept = Session(Path(session)) if session is not None else None
         if kept is None or not kept.messages:
             return Conversation(self, system, messages, options, session=kept, overflow=overflow)
         if system is not None or messages:
             raise UsageError(f"{kept.folder} has messages already: leave out others, and the system prompt")
-        conversation = Conversation(self, None, kept.messages, options, session=kept, overflow=overflow)
+        merged = cast(Options, {**kept.options, **options})
+        conversation = Conversation(self, None, kept.messages, merged, session=kept, overflow=overflow)
         self.rows.fill(conversation, kept)
         return conversation
 

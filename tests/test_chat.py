@@ -231,6 +231,18 @@ def test_stats(model, capsys):
     assert timings.cached_tokens > 0
 
 
+def test_a_context_that_is_nearly_full_is_said_once(bundles, capsys):
+    with edgert.load(bundles(), context=100) as small:
+        chat, said = Chat(small, {"max_tokens": 4}), []
+        while not said or said[-1][0] < 90:
+            timings = chat.answer("fox")
+            used = timings.prompt_tokens + timings.answer_tokens
+            said.append((used, "/clear starts over" in capsys.readouterr().err))
+    first = next(used for used, _ in said if used >= 80)
+    assert [used for used, told in said if told] == [first]
+    assert "questions are refused soon" in notices.nearly_full(0, 85, 100, "error")
+
+
 def test_a_file_goes_before_the_next_question(typed, tmp_path):
     (tmp_path / "notes.txt").write_text("a lazy dog\n")
     session, out, _ = typed(f"/file {tmp_path / 'notes.txt'}", "the fox", "the cow")

@@ -37,6 +37,15 @@ def test_the_oldest_turns_are_left_out_and_counted(small):
     assert chat.messages[1:] == chat.turns[chat.left_out :] and chat.turns[chat.left_out]["role"] == "user"
 
 
+def test_sliding_leaves_out_no_more_than_it_must(small):
+    sliding = small.conversation(max_tokens=8, overflow="slide")
+    lengths, told = grow(sliding, 30)
+    dropping = small.conversation(max_tokens=8, overflow="drop-oldest-turns")
+    fewer, _ = grow(dropping, 30)
+    assert max(lengths) <= CONTEXT - 8 and sum(lengths) > sum(fewer)
+    assert sliding.left_out < dropping.left_out and len(told) > 10
+
+
 def test_an_error_is_the_default_and_loses_nothing(small):
     chat = small.conversation(max_tokens=8)
     with pytest.raises(edgert.PromptTooLong):
@@ -62,6 +71,6 @@ def test_a_session_keeps_all(small, tmp_path):
 
 def test_other_policies_are_refused(small):
     with pytest.raises(
-        edgert.UsageError, match="overflow must be one of error, drop-oldest-turns, not 'slide'"
+        edgert.UsageError, match="overflow must be one of error, drop-oldest-turns, slide, not 'drop'"
     ):
-        small.conversation(overflow="slide")
+        small.conversation(overflow="drop")

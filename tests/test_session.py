@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import signal
 import stat
 import subprocess
@@ -14,7 +15,8 @@ import pytest
 from click.testing import CliRunner
 
 import edgert
-from edgert.answering.session import LOCK, TEXT, Session
+from edgert.answering.session import LOCK, TEXT, New, Session
+from edgert.chat import sessions
 from edgert.cli import main
 from edgert.export import ExportOptions, export
 from edgert.file_lock import file_lock
@@ -113,7 +115,7 @@ def test_a_damaged_table_of_the_cache_leaves_the_text(bundles, folder, whole):
 
 def test_whatever_is_damaged_after_the_messages_leaves_them(folder):
     messages = [{"role": "user", "content": "hello \u2028"}]
-    Session(folder).save(messages, None)
+    Session(folder).save(messages, New())
     good = (folder / TEXT).read_bytes()
     for place in range(good.index(b"\n"), len(good)):
         for value in (good[place] ^ 1, 0, 10, 255):
@@ -161,7 +163,7 @@ def test_two_that_save_wait_for_each_other(folder):
     held.wait(20)
     threading.Timer(0.3, letting_go.set).start()
     with pytest.warns(edgert.EdgertWarning, match="another process is saving .*: this turn is saved when"):
-        session.save([{"role": "user", "content": "fox"}], None)
+        session.save([{"role": "user", "content": "fox"}], New())
     holder.join()
     assert letting_go.is_set() and len(Session(folder).messages) == 1
 
@@ -215,7 +217,7 @@ def test_a_session_has_its_own_messages(model, folder):
 
 
 def test_a_changed_text_is_never_taken_for_what_was_said(folder):
-    Session(folder).save([{"role": "user", "content": "hello \udc80"}], None)
+    Session(folder).save([{"role": "user", "content": "hello \udc80"}], New())
     good = (folder / TEXT).read_bytes()
     said = Session(folder).messages
     for place in range(len(good)):
@@ -226,11 +228,49 @@ def test_a_changed_text_is_never_taken_for_what_was_said(folder):
             assert "can't be read" in str(error)  # noqa: PT017 - white space may change
 
 
+def test_options_are_kept_and_what_is_given_wins(model, folder):
+    def look(far: bool) -> str:
+        """Look."""
+        return "x"
+
+    chat = model.conversation(session=folder, logit_bias={5: 1.0}, seed=3, stop=("x", "y"), **OPTIONS)
+    talk(chat, ASKED[:1])
+    kept = model.conversation(session=folder, temperature=0.5).options
+    assert kept == {
+        "logit_bias": {5: 1.0},
+        "seed": 3,
+        "stop": ["x", "y"],
+        "max_tokens": 8,
+        "temperature": 0.5,
+    }
+    Session(folder).save([], New(), {"tools": [look], "top_k": 3})
+    assert Session(folder).options == {"top_k": 3}
+
+
+def test_others_answer_while_a_turn_is_saved(bundles, folder, monkeypatch):
+    saving, go_on = threading.Event(), threading.Event()
+    save = Session.save
+
+    def slow(*arguments):
+        saving.set()
+        assert go_on.wait(10)
+        save(*arguments)
+
+    monkeypatch.setattr(Session, "save", slow)
+    with edgert.load(bundles(), conversations=2) as model:
+        stream = model.conversation(session=folder, **OPTIONS).send("the fox")
+        assert saving.wait(10)
+        assert len(model.generate("dog", **OPTIONS).tokens) == 8
+        assert not (folder / TEXT).exists()
+        go_on.set()
+        assert stream.reply.finish_reason and (folder / TEXT).exists()
+
+
 def test_turns_of_another_process_are_not_written_over(folder):
     one, other = Session(folder), Session(folder)
-    one.save([{"role": "user", "content": "first"}], None)
+    one.save([{"role": "user", "content": "first"}], New())
     with pytest.raises(edgert.UsageError, match="another process has gone on"):
-        other.save([{"role": "user", "content": "second"}], None)
+        other.save([{"role": "user", "content": "second"}], New())
     assert Session(folder).messages == [{"role": "user", "content": "first"}]
 
 
@@ -238,7 +278,7 @@ def test_what_a_killed_process_was_writing_is_removed(folder):
     folder.mkdir()
     for name in (".session.json.123", ".kv-7.bin.123", ".mine"):
         (folder / name).write_text("half")
-    Session(folder).save([], None)
+    Session(folder).save([], New())
     assert {path.name for path in folder.iterdir()} == {TEXT, LOCK, ".mine"}
 
 
@@ -289,6 +329,35 @@ def test_the_chat_keeps_what_was_said_and_goes_on(bundles):
     assert "did you mean" in run("sessions", "show", "gardem")
     assert run("sessions", "rm", "garden") == "garden: removed\n"
     assert "begin one with" in run("sessions") and "no session is kept yet" in run(*talks, "--continue")
+
+
+def test_a_chat_at_a_terminal_is_kept_without_a_name(bundles, monkeypatch):
+    monkeypatch.setattr("edgert.cli.console.on_terminal", lambda: True)
+    talks = ["chat", bundles(), "--max-tokens", "4"]
+    run(*talks, "--no-save", input="the fox\n/exit\n")
+    assert not sessions.kept()
+    run(*talks, "--temperature", "0.5", input="the fox\n/exit\n")
+    (kept,) = sessions.kept()
+    assert re.fullmatch(sessions.UNNAMED_NAME, kept.name)
+    assert kept.open().options["temperature"] == 0.5
+    run(*talks, "--continue", "--top-k", "3", input="jumps\n/exit\n")
+    (kept,) = sessions.kept()
+    assert [turn["content"] for turn in kept.open().messages[::2]] == ["the fox", "jumps"]
+    assert {"temperature": 0.5, "top_k": 3}.items() <= kept.open().options.items()
+    run(*talks, input="/exit\n")
+    assert len(sessions.kept()) == 1  # nothing was asked
+
+
+def test_only_the_last_chats_without_a_name_stay(monkeypatch):
+    for name in ("mine", "chat-2026-01-01-000000", "chat-2026-01-02-000000", "chat-2026-01-03-000000-2"):
+        Session(sessions.folder(name)).save([], New())
+        os.utime(sessions.folder(name) / TEXT, (len(os.listdir(sessions.folder(name).parent)),) * 2)
+    sessions.thin_out(3)
+    assert {kept.name for kept in sessions.kept()} == {
+        "mine",
+        "chat-2026-01-02-000000",
+        "chat-2026-01-03-000000-2",
+    }
 
 
 def test_names_are_no_paths(bundles):

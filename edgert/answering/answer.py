@@ -25,12 +25,13 @@ from edgert.text.tokenizer import TokenStream
 
 MOST_UNREAD = 32  # chunks that may lie unread: a reader that stops reading stops the work
 
-Ended = Callable[[str | None, tuple[ToolCall, ...]], None]
+Ended = Callable[[str | None, tuple[ToolCall, ...], Callable[[], None]], None]
 ReadCalls = Callable[[Sequence[int]], tuple[ToolCall, ...]]
 
 
-def ignore(text: str | None, calls: tuple[ToolCall, ...]) -> None:
+def ignore(text: str | None, calls: tuple[ToolCall, ...], finish: Callable[[], None]) -> None:
     """For those who needn't know how an answer ended."""
+    finish()
 
 
 @dataclass(frozen=True)
@@ -55,8 +56,8 @@ class Answer:
 
     `items` are the chunks so far; the last comes once the row is given back, or the error that ended it. They
     stay there, so that a reader who is interrupted loses nothing. `wake` tells the reader of each. `ended` is
-    called before that with all of the text (None after an error, or if it was cancelled before a token) and
-    the calls of tools.
+    called before the last with all of the text (None after an error, or if it was cancelled before a token),
+    the calls of tools, and what hands out the last: it is called once, by any thread, at once or later.
     """
 
     every = False
@@ -193,13 +194,18 @@ class Answer:
         read = self._asked.read_calls
         calls = read(self._calling) if read and self._calling else ()
         last = Chunk(text, None, self._timings(), self._reason or "cancelled", channel, calls)
-        try:
-            self._ended(self._whole(last) if begun and error is None else None, calls)
-        finally:
+
+        def finish() -> None:
             self.items.append(error or last)
             self.over.set()
             with contextlib.suppress(RuntimeError):  # a loop that is closed needs no waking
                 self._wake()
+
+        try:
+            self._ended(self._whole(last) if begun and error is None else None, calls, finish)
+        except BaseException:
+            finish()
+            raise
 
     def _rest(self) -> tuple[Channel, str]:
         """Text that was held back and that nothing follows."""

@@ -8,12 +8,13 @@ import warnings
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeAlias, TypeVar, Unpack, get_args
+from typing import Any, Protocol, TypeAlias, TypeVar, Unpack
 
 from edgert.answering.acting import Acting, result_of
 from edgert.answering.answer import Ended
+from edgert.answering.overflow import Overflow, check, left_out
 from edgert.answering.request import Options, Request
-from edgert.answering.session import Row, Session
+from edgert.answering.session import New, Row, Session
 from edgert.answering.stream import AsyncStream, Reading, Stream, Turn
 from edgert.errors import EdgertWarning, UsageError
 from edgert.saving import save_text
@@ -23,11 +24,9 @@ from edgert.text.template import Message, check_messages
 # A message's text, or the parts of it that OpenAI's clients send.
 Content: TypeAlias = str | Sequence[Mapping[str, Any]]
 AnyReading = TypeVar("AnyReading", bound=Reading)
+# How an answer ended: its text, its calls, and what hands out the last chunk, see `Answer`.
+Ending: TypeAlias = tuple[str | None, tuple[ToolCall, ...], Callable[[], None]]
 Opening: TypeAlias = Callable[[Iterable[Message], Request, object | None, Ended], AnyReading]
-
-
-Overflow: TypeAlias = Literal["error", "drop-oldest-turns"]
-ROOM = 4  # an answer has room as long as this part of the context is free, or all that it may have
 
 
 class RowsOf(Protocol):
@@ -70,6 +69,7 @@ class Conversation:
     `overflow`: what happens where the context has no room for another answer. "error" raises PromptTooLong.
     "drop-oldest-turns" leaves the oldest questions and answers out of prompts, with an EdgertWarning that
     counts them, until the rest takes half the context: what is left is read again, so this is done rarely.
+    "slide" leaves out no more than it must, and so more often: each time, what is left is read again.
     `left_out` counts the messages at the beginning of `turns` that prompts leave out.
     """
 
@@ -83,8 +83,7 @@ class Conversation:
         session: Session | None = None,
         overflow: Overflow = "error",
     ) -> None:
-        if overflow not in get_args(Overflow):
-            raise UsageError(f"overflow must be one of {', '.join(get_args(Overflow))}, not {overflow!r}")
+        check(overflow)
         self.system = system
         self.options = options
         self.overflow = overflow
@@ -163,7 +162,7 @@ class Conversation:
         self.turns.clear()
         self.left_out = 0
         if self.session is not None:
-            self.session.save(self.history, None)
+            self.session.save(self.history, New(), self.options)
 
     def restore(self, messages: Iterable[Message]) -> None:
         """Go on from other messages; a system prompt at their head becomes the conversation's.
@@ -236,7 +235,7 @@ class Conversation:
         try:
             return Acting(request.tools, max_calls)
         except UsageError:
-            ended(None, ())
+            ended(None, (), _nothing)
             raise
 
     def _open(self, open_reading: Opening[AnyReading], request: Request, ended: Ended) -> AnyReading:
@@ -244,7 +243,7 @@ class Conversation:
             self._make_room(request)
             reading = open_reading(self.messages, request, self, ended)
         except BaseException:
-            ended(None, ())
+            ended(None, (), _nothing)
             raise
         self._current = weakref.ref(reading)
         return reading
@@ -269,39 +268,27 @@ class Conversation:
         request = self._model.request(**merged)
         self.turns += asked
         self._ended = ended = threading.Event()
-        return request, lambda text, calls: self._answered(asked, ended, text, calls)
+        return request, lambda *how: self._answered(asked, ended, how)
 
     def _make_room(self, request: Request) -> None:
         """Leave the oldest turns out of the prompt, if an answer has no room and that is the policy."""
+
+        def tokens(number: int) -> int:
+            return self._model.prompt_length([*self._head, *self.turns[number:]], request)
+
         context = self._model.context
-        answer = min(request.max_tokens or context, context // ROOM)
-        if self.overflow == "error" or self._tokens(request) <= context - answer:
-            return
-        before = self.left_out
-        while self._tokens(request) > context // 2 and self._leave_out_a_turn():
-            pass
-        if self.left_out > before:
+        room = (context, request.max_tokens)
+        number = left_out(self.overflow, self.turns, self.left_out, room, tokens)
+        if number > self.left_out:
+            self.left_out = number
             full = f"the context of {context} tokens is full"  # the count grows: no two lines are the same
-            told = f"{full}: prompts leave out the oldest {self.left_out} messages"
-            warnings.warn(told, EdgertWarning, stacklevel=4)
+            warnings.warn(
+                f"{full}: prompts leave out the oldest {number} messages", EdgertWarning, stacklevel=4
+            )
 
-    def _leave_out_a_turn(self) -> bool:
-        """The next question and what answered it; False if there is only the last question."""
-        following = range(self.left_out + 1, len(self.turns))
-        asked = next((i for i in following if self.turns[i]["role"] == "user"), None)
-        if asked is None:
-            return False
-        self.left_out = asked
-        return True
-
-    def _tokens(self, request: Request) -> int:
-        """Of the prompt as it is now."""
-        return self._model.prompt_length(self.messages, request)
-
-    def _answered(
-        self, asked: list[Turn], ended: threading.Event, text: str | None, calls: tuple[ToolCall, ...]
-    ) -> None:
+    def _answered(self, asked: list[Turn], ended: threading.Event, how: Ending) -> None:
         """Called by the thread that computes. A question that was taken away meanwhile gets no answer."""
+        text, calls, finish = how
         there = any(turn is asked[-1] for turn in self.turns)
         if text is None:
             self.turns = [turn for turn in self.turns if not any(turn is one for one in asked)]
@@ -311,17 +298,29 @@ class Conversation:
             if calls:
                 said["tool_calls"] = [call.to_json() for call in calls]
             self.turns.append(said)
-            self._keep()
+            if self.session is not None:
+                self._keep(self.session, ended, finish)
+                return
         ended.set()
+        finish()
 
-    def _keep(self) -> None:
-        """Save the session before the reader sees the end; what goes wrong is raised at the next question."""
-        if self.session is None:
-            return
-        try:
-            self.session.save(self.history, self._model.rows.of(self))
-        except UsageError as error:
-            self._unsaved = error
+    def _keep(self, session: Session, ended: threading.Event, finish: Callable[[], None]) -> None:
+        """Save before the reader sees the end, by another thread: other answers don't wait for the disk.
+
+        What goes wrong is raised at the next question.
+        """
+        new, history, options = session.copied(self._model.rows.of(self)), self.history, {**self.options}
+
+        def save() -> None:
+            try:
+                session.save(history, new, options)
+            except UsageError as error:
+                self._unsaved = error
+            finally:
+                ended.set()
+                finish()
+
+        threading.Thread(target=save, name="edgert-save").start()
 
     def _wait(self) -> None:
         """Until the work of an answer that nobody reads any more has ended: a step at most."""
@@ -331,6 +330,10 @@ class Conversation:
                 "this conversation is still answering: read its stream to the end, or call stop()"
             )
         self._ended.wait()
+
+
+def _nothing() -> None:
+    """There is no reader to tell of an end."""
 
 
 def _going_on(options: Options) -> Options:

@@ -1,9 +1,9 @@
 """Session: a conversation kept in a folder, so that another process goes on with it.
 
-`session.json` is JSON in lines, each with a checksum of its own: the first has the messages and needs nothing
-else; the other names the pieces. A piece is a file beside it with keys and values, one for each turn, so
-that a turn writes only what is new. Every file is written aside, flushed and renamed, pieces before the text
-that names them: whenever a process dies, the last whole turn is there. Only its owner can read them.
+`session.json` is JSON in lines, each with a checksum of its own: the first has messages and options and
+needs nothing else; the other names the pieces. A piece is a file beside it with keys and values, one for each
+turn, so that a turn writes only what is new. Every file is written aside, flushed and renamed, pieces before
+the text that names them: whenever a process dies, the last whole turn is there. Only its owner can read them.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, TypeAlias
 
 import numpy as np
@@ -30,6 +31,8 @@ from edgert.saving import save_bytes, save_text
 from edgert.text.template import Message, check_messages
 
 TEXT = "session.json"
+SAID = ("messages", "options")  # of the first line
+NOTHING: Mapping[str, Any] = MappingProxyType({})
 LOCK = "lock"  # held while a turn is saved
 FORMAT = 2  # 1 had everything in one line, with one checksum
 PIECE = r"kv-\d+\.bin"
@@ -81,6 +84,16 @@ class Cache:
     pieces: tuple[Piece, ...] = ()
 
 
+@dataclass(frozen=True)
+class New:
+    """What is new in a row since it was last saved: `content`, behind the first `same` of its tokens."""
+
+    of: str = ""
+    tokens: tuple[int, ...] = ()
+    same: int = 0
+    content: bytes = b""
+
+
 class Session:
     """One folder. It may not exist yet. Damaged messages are refused, and stay as they are. Without anything
     else that is damaged, the messages are there; what is on disk stays until a turn is saved whole.
@@ -90,38 +103,49 @@ class Session:
         """Read what is there. Raises UsageError naming the file."""
         self.folder = folder
         self.messages: list[Message] = []
+        self.options: dict[str, Any] = {}  # of the answers, as far as JSON holds them
         self.cache: Cache | None = Cache()  # None: damaged
         self._known = _content(folder / TEXT)
         if self._known is not None:
-            self.messages, self.cache = _read(folder / TEXT, self._known)
+            self.messages, self.options, self.cache = _read(folder / TEXT, self._known)
 
     @property
     def current(self) -> bool:
         """Whether the text on disk is the one that was read or saved here."""
         return _content(self.folder / TEXT) == self._known
 
-    def save(self, messages: Sequence[Message], row: Row | None) -> None:
-        """Keep the conversation as it stands, with what its row holds.
+    def copied(self, row: Row | None) -> New:
+        """What `save` needs of a row, which others may use after that. For the thread that computes."""
+        if row is None:
+            return New()
+        known = self.cache if self.cache is not None and self.cache.of == row.form.of else Cache()
+        same = common_prefix(known.tokens, row.tokens)
+        content = np.ascontiguousarray(row.read(same, len(row.tokens))).tobytes()
+        return New(row.form.of, tuple(row.tokens), same, content)
 
-        Raises UsageError; also if another process has gone on with it since, whose turns stay.
+    def save(self, messages: Sequence[Message], new: New, options: Mapping[str, Any] = NOTHING) -> None:
+        """Keep the conversation as it stands, with what its row holds. For any thread.
+
+        Options that JSON can't hold, such as functions, are left out. Raises UsageError; also if another
+        process has gone on with it since, whose turns stay.
         """
         try:
             self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             with file_lock(self.folder / LOCK, self._tell_who_waits):
-                self._save(messages, row)
+                self._save([*messages], new, _plain(options))
         except OSError as error:
             raise UsageError(f"can't keep the session in {self.folder}: {error}") from error
 
-    def _save(self, messages: Sequence[Message], row: Row | None) -> None:
+    def _save(self, messages: list[Message], new: New, options: dict[str, Any]) -> None:
         if _content(self.folder / TEXT) not in (None, self._known):
             raise UsageError(
                 f"another process has gone on with {self.folder}: this conversation is not saved over it"
             )
-        cache = Cache() if row is None else self._extended(row)
-        lines = _line("messages", [*messages]), _line("cache", asdict(cache))
+        cache = self._extended(new)
+        lines = _line(messages=messages, options=options), _line(cache=asdict(cache))
         save_text(self.folder / TEXT, "".join(lines), private=True)
         self._known = _content(self.folder / TEXT)
-        self.messages, self.cache = [*messages], cache
+        self.messages, self.options, self.cache = messages, options, cache
         self._sweep(cache)
 
     def _tell_who_waits(self) -> None:
@@ -151,19 +175,14 @@ class Session:
         except (OSError, ValueError) as error:
             raise ValueError(f"{piece.file} is damaged ({error})") from error
 
-    def _extended(self, row: Row) -> Cache:
-        """The pieces that still hold, and one more with what is new in the row."""
-        same, pieces = 0, list[Piece]()
-        if self.cache is not None and self.cache.of == row.form.of:
-            same = common_prefix(self.cache.tokens, row.tokens)
-            pieces = _first(self.cache.pieces, same)
-        new = len(row.tokens) - same
-        if new:
-            content = np.ascontiguousarray(row.read(same, len(row.tokens))).tobytes()
+    def _extended(self, new: New) -> Cache:
+        """The pieces that still hold, and one more with what is new."""
+        pieces = _first(self.cache.pieces if self.cache is not None else (), new.same)
+        if more := len(new.tokens) - new.same:
             name = f"kv-{self._next()}.bin"
-            save_bytes(self.folder / name, content, private=True)
-            pieces.append(Piece(name, hashlib.blake2b(content).hexdigest(), new, new))
-        return Cache(row.form.of, tuple(row.tokens), tuple(pieces))
+            save_bytes(self.folder / name, new.content, private=True)
+            pieces.append(Piece(name, hashlib.blake2b(new.content).hexdigest(), more, more))
+        return Cache(new.of, new.tokens, tuple(pieces))
 
     def _next(self) -> int:
         """A number that no piece has: one that is named must never be written over."""
@@ -182,25 +201,43 @@ class Session:
                     path.unlink()
 
 
-def _read(path: Path, content: bytes) -> tuple[list[Message], Cache | None]:
-    """The messages; and the cache, None if that is damaged. Raises UsageError naming the path."""
+def _read(path: Path, content: bytes) -> tuple[list[Message], dict[str, Any], Cache | None]:
+    """Messages and options; and the cache, None if that is damaged. Raises UsageError naming the path."""
     text = content.decode("utf-8", "replace")  # what is no UTF-8 has another checksum, too
     try:
         table, end = json.JSONDecoder().raw_decode(text)
         if table["format"] not in (1, FORMAT):
             raise ValueError(f"format {table['format']} instead of {FORMAT}: another edgert wrote it")
-        checked = ("messages",) if table["format"] == FORMAT else ("messages", "cache")
+        checked = SAID if table["format"] == FORMAT else ("messages", "cache")
         if _checksum({key: table[key] for key in checked}) != table["blake2b"]:
             raise ValueError("another checksum: it is damaged")
         if table["messages"]:
             check_messages(table["messages"])
+        options = _with_ids(table.get("options", {}))
     except (ValueError, KeyError, TypeError, UsageError) as error:
         raise UsageError(f"{path} can't be read ({error}); it stays as it is, choose another name") from error
     rest = {"cache": table["cache"]} if "cache" in checked else dict(_whole(text[end:]))
     try:
-        return table["messages"], read_record(Cache, rest["cache"])
+        return table["messages"], options, read_record(Cache, rest["cache"])
     except (ValueError, KeyError, TypeError, UsageError):
-        return table["messages"], None
+        return table["messages"], options, None
+
+
+def _plain(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Those that JSON holds, as it gives them back."""
+    kept: dict[str, Any] = {}
+    for name, value in options.items():
+        with contextlib.suppress(TypeError, ValueError):
+            if (held := json.loads(json.dumps(value))) is not None:
+                kept[name] = held
+    return _with_ids(kept)
+
+
+def _with_ids(options: dict[str, Any]) -> dict[str, Any]:
+    """JSON has texts as keys only, and `logit_bias` is by token ids."""
+    if bias := options.get("logit_bias"):
+        return {**options, "logit_bias": {int(token): value for token, value in bias.items()}}
+    return options
 
 
 def _whole(lines: str) -> Iterator[tuple[str, Any]]:
@@ -214,8 +251,9 @@ def _whole(lines: str) -> Iterator[tuple[str, Any]]:
                 yield from table.items()
 
 
-def _line(name: str, value: object) -> str:
-    kept = {name: value}
+def _line(**kept: object) -> str:
+    # As it will be read: keys of tables are texts.
+    kept = json.loads(json.dumps(kept))
     table = {"format": FORMAT, "blake2b": _checksum(kept), **kept}
     return json.dumps(table, ensure_ascii=False) + "\n"
 

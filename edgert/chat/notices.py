@@ -10,11 +10,14 @@ from textwrap import TextWrapper
 
 import click
 
+from edgert.answering.overflow import Overflow
 from edgert.answering.reply import Reply, Timings
 from edgert.text.sampler import Sampling
 
 FREER = 0.6  # the temperature at which DeepSeek's model card finds that R1 students stop repeating themselves
 PENALTY = 1.1  # a small one: larger ones change facts and spelling, too
+
+NEARLY_FULL = 0.8  # of the context, from where on a notice says so
 
 Named = Callable[[str, float], str]  # how a setting is changed where the notice is read
 
@@ -49,6 +52,15 @@ def _way_out(sampling: Sampling, named: Named) -> str:
     if sampling.repetition_penalty < PENALTY:
         return f"try {named('repetition_penalty', PENALTY)}, or ask otherwise"
     return "ask otherwise"
+
+
+def nearly_full(before: int, now: int, context: int, overflow: Overflow) -> str:
+    """Once so much of a context is in use, and wasn't before the last answer; empty otherwise."""
+    if not before < NEARLY_FULL * context <= now:
+        return ""
+    used = f"{100 * now // context} % of the context of {context} tokens is in use"
+    then = "questions are refused soon" if overflow == "error" else "soon the oldest turns are left out"
+    return f"({used}: {then}; /clear starts over)"
 
 
 def stats(timings: Timings) -> str:

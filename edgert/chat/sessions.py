@@ -13,6 +13,8 @@ from edgert.answering.session import TEXT, Session
 from edgert.errors import UsageError
 from edgert.suggestion import did_you_mean
 
+UNNAMED = 30  # conversations without a name that are kept
+UNNAMED_NAME = r"chat-\d{4}-\d\d-\d\d-\d{6}(-\d+)?"
 NAME = r"[\w][\w.-]{0,79}"
 
 
@@ -53,6 +55,20 @@ def folder(name: str) -> Path:
     if not re.fullmatch(NAME, name):
         raise UsageError(f"'{name}' is no name of a session: use letters, digits, '.', '-' and '_'")
     return home.state_folder() / "sessions" / name
+
+
+def new() -> Path:
+    """Where a conversation is kept that was given no name: under the time that it began."""
+    now = datetime.now().strftime("chat-%Y-%m-%d-%H%M%S")
+    later = (f"{now}-{number}" for number in range(2, 100))
+    return next(place for name in (now, *later) if not (place := folder(name)).exists())
+
+
+def thin_out(most: int = UNNAMED) -> None:
+    """Remove the oldest of those without a name, so that fewer than `most` stay. Raises UsageError."""
+    unnamed = [session for session in kept() if re.fullmatch(UNNAMED_NAME, session.name)]
+    for session in unnamed[most - 1 :]:
+        session.remove()
 
 
 def kept() -> list[KeptSession]:

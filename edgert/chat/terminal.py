@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from edgert.answering.conversation import Content
+from edgert.answering.overflow import Overflow
 from edgert.answering.reply import Chunk, Timings
 from edgert.answering.request import Options
 from edgert.chat import notices
@@ -32,12 +33,13 @@ class Chat:
         *,
         stats: bool = False,
         session: Path | None = None,
+        overflow: Overflow = "drop-oldest-turns",
     ) -> None:
         self._model = model
         self._thinking = thinking
         self._stats = stats
         own: Options = {"stop_loops": True, **options}
-        self._conversation = model.conversation(system, session=session, overflow="drop-oldest-turns", **own)
+        self._conversation = model.conversation(system, session=session, overflow=overflow, **own)
         self._used = 0  # tokens of the context
         self._commands = Commands(model, self._conversation, self.answer)
 
@@ -78,7 +80,9 @@ class Chat:
         if self._stats:
             notices.show(notices.stats(stream.reply.timings))
         timings = stream.reply.timings
-        self._used = timings.prompt_tokens + timings.answer_tokens
+        before, self._used = self._used, timings.prompt_tokens + timings.answer_tokens
+        context, overflow = self._model.context, self._conversation.overflow
+        notices.show(notices.nearly_full(before, self._used, context, overflow))
         return timings
 
     def _prompt(self) -> str:

@@ -51,7 +51,11 @@ def show(name: str) -> None:
     """Print what was said in a session, with the thoughts of a student that thinks."""
     from edgert.chat.sessions import named
 
-    click.echo("\n".join(_lines(named(name).open().messages)))
+    session = named(name).open()
+    click.echo("\n".join(_lines(session.messages)))
+    if session.options:
+        settings = ", ".join(f"{key} {value}" for key, value in session.options.items())
+        click.echo(f"({settings})", err=True)
 
 
 @sessions.command(short_help="Print a session as JSON.")
@@ -60,7 +64,8 @@ def export(name: str) -> None:
     """Print a session's messages as JSON; /load in the chat, and the OpenAI API, take them."""
     from edgert.chat.sessions import named
 
-    table = {"messages": named(name).open().messages}
+    session = named(name).open()
+    table = {"messages": session.messages, "options": session.options}
     click.echo(json.dumps(table, indent=2, ensure_ascii=False))
 
 
