@@ -1,6 +1,7 @@
 """Memory plans: predictions against what processes really take, refusals, and `edgert fit`."""
 
 import dataclasses
+import gc
 import json
 import re
 import subprocess
@@ -15,7 +16,7 @@ from edgert import devices
 from edgert.bundle import open_bundle
 from edgert.bundle.graph_io import CACHES
 from edgert.cli import main
-from edgert.engine import memory
+from edgert.engine import memory, promises
 from edgert.engine.prepared import Prepared
 
 # Loads a bundle, fills its context, prints the most that was ever resident.
@@ -26,6 +27,12 @@ model.generate([token % 1000 for token in range(int(sys.argv[3]) - 4)], max_toke
 print(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1])
 """
 linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+
+
+@pytest.fixture(autouse=True)
+def alone(monkeypatch):
+    """Other tests' models are open in this process."""
+    monkeypatch.setattr(promises, "promised", lambda: 0)
 
 
 def peak(folder, device, context):
@@ -238,3 +245,22 @@ def test_loads_under_a_limit(student):
     refused = control_group.run(command, 200 << 20)
     assert refused.returncode == edgert.DoesNotFit.exit_code
     assert re.fullmatch(r"edgert: .* needs \d+ MB .*--force loads it all the same\n", refused.stderr)
+
+
+def test_an_open_model_keeps_the_memory_that_it_was_promised(bundles, monkeypatch):
+    monkeypatch.undo()
+    before = promises.promised()
+    with edgert.load(bundles(), context=200, conversations=3) as model:
+        facts = model.bundle.manifest.model
+        each = 2 * facts.num_layers * facts.num_kv_heads * facts.head_dim * 4
+        assert promises.promised() - before == each * 3 * 200
+        held = model.generate("the fox", max_tokens=5).timings
+        left = each * (3 * 200 - held.prompt_tokens - held.answer_tokens)
+        assert left <= promises.promised() - before < left + 2 * each
+        monkeypatch.setattr(devices, "memory_available", lambda: promises.promised() + (1 << 20))
+        with pytest.raises(edgert.DoesNotFit, match="free beside .* that open models may still take"):
+            edgert.load(bundles())
+        monkeypatch.undo()
+    del model
+    gc.collect()
+    assert promises.promised() == before

@@ -7,9 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from edgert.bundle import GraphFacts, ModelFacts, graph_io
+from edgert.engine import memory
 from edgert.engine.graph_session import GraphSession, OrtValue, RunOptions
 from edgert.engine.growing import GrowingRunner
 from edgert.engine.kv_pool import KVPool
+from edgert.engine.promises import promise
 from edgert.engine.runner import InPlaceRunner, Logits, Runner
 from edgert.engine.slots import Slot
 from edgert.errors import PromptTooLong
@@ -148,4 +150,8 @@ def open_decoder(
     else:
         pool = KVPool(session, facts, context, kv=graph.kv, rows=conversations)
         runner = InPlaceRunner(session, facts, pool)
-    return Decoder(runner, facts.vocab_size, chunk)
+    decoder = Decoder(runner, facts.vocab_size, chunk)
+    if session.on_host:
+        slots, each = decoder.slots, memory.kv_per_token(facts, graph.kv)
+        promise(decoder, lambda: each * (len(slots) * context - sum(map(len, slots))))
+    return decoder

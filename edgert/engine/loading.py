@@ -10,7 +10,7 @@ from numbers import Integral
 from edgert import devices
 from edgert.bundle import Bundle
 from edgert.devices import DeviceProfile
-from edgert.engine import golden, memory, prepared, providers
+from edgert.engine import golden, memory, prepared, promises, providers
 from edgert.engine.decoder import Decoder, open_decoder
 from edgert.engine.graph_session import GraphSession
 from edgert.engine.machine_note import MachineNote
@@ -164,7 +164,7 @@ def _affordable(wanted: memory.MemoryPlan, profile: DeviceProfile) -> int:
     """Conversations that memory has room for; one in a device's own, which is taken at once."""
     if providers.memory(profile.provider.name) != "cpu":
         return 1
-    return 1 + min(USUAL_CONVERSATIONS - 1, wanted.further_conversations(devices.memory_available()))
+    return 1 + min(USUAL_CONVERSATIONS - 1, wanted.further_conversations(promises.free()))
 
 
 def _answers_right(bundle: Bundle, loaded: Loaded) -> bool:

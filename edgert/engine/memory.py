@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from edgert import devices
 from edgert.bundle import GraphFacts, Manifest, ModelFacts, Quantization
 from edgert.bundle.graph_io import GROWING, KV_KINDS
+from edgert.engine import promises
 from edgert.errors import DoesNotFit
 
 # Measured on Linux, x86-64: the interpreter with NumPy and ONNX Runtime, a tokenizer with nothing in it,
@@ -126,17 +127,19 @@ def kv_per_token(model: ModelFacts, kv: str) -> int:
 
 def check_fits(wanted: MemoryPlan, limit: int, what: str) -> None:
     """Raise DoesNotFit, with the numbers and the ways out, unless the memory that is free suffices."""
-    free = devices.memory_available()
+    free = promises.free()
     if wanted.needed <= free:
         return
     longest = wanted.longest_context(free, limit)
     shorter = f"--context {longest} fits" if longest else "no context is short enough"
+    promised = promises.promised()
+    others = f" beside {_mb(promised)} that open models may still take" if promised else ""
     adapters = f"adapters {_mb(wanted.adapters)}, " if wanted.adapters else ""
     raise DoesNotFit(
         f"{what} needs {_mb(wanted.needed)} (weights {_mb(wanted.weights)}, keys and values "
         f"{_mb(wanted.kv)} for {_conversations(wanted)}{wanted.context} tokens, {adapters}runtime and "
         f"scratch {_mb(wanted.runtime + wanted.scratch + wanted.bias)}, packing while it loads "
-        f"{_mb(wanted.packing)}) and {_mb(free)} are free: {shorter}, a smaller --quant at "
+        f"{_mb(wanted.packing)}) and {_mb(free)} are free{others}: {shorter}, a smaller --quant at "
         "export takes less, --force loads it all the same"
     )
 
