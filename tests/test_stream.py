@@ -14,8 +14,8 @@ import pytest
 
 import edgert
 from edgert.answering.answer import MOST_UNREAD
+from edgert.engine.chunks import SHARED, Chunks
 from edgert.engine.decoder import STRIDE, chunk_sizes
-from edgert.engine.engine import SHARED_CHUNK
 from edgert.engine.worker import Worker
 
 QUESTIONS = ["fox", "the lazy dog", "quick", "brown fox jumps", "over", "the", "jumps", "lazy"]
@@ -72,7 +72,7 @@ def test_sampled_answers_too(own):
 
 def test_no_chunk_leaves_a_token_alone():
     for count in range(2, 400):
-        for chunk in (7, 13, SHARED_CHUNK, 256):
+        for chunk in (7, 13, SHARED, 256):
             sizes = list(chunk_sizes(count, chunk))
             assert sum(sizes) == count and max(sizes) <= chunk
             assert all(size > 1 and size % STRIDE != 1 for size in sizes), (count, chunk, sizes)
@@ -109,9 +109,27 @@ def test_a_long_prompt_is_read_between_the_steps_of_others(counted):
     long = model.stream(np.arange(200) % 100 + 5, max_tokens=1)
     list(long)
     chunks = [i for i, (_, tokens) in enumerate(runs) if tokens > 1 and i > 1]
-    assert all(runs[i][1] <= SHARED_CHUNK for i in chunks) and len(chunks) >= 3
+    assert all(runs[i][1] <= SHARED for i in chunks) and len(chunks) >= 3
     assert all(later - earlier >= 2 for earlier, later in itertools.pairwise(chunks))
     talking.close()
+
+
+def test_chunks_are_shorter_on_a_slow_machine_that_is_shared():
+    now = [0.0]
+    chunks = Chunks(512, lambda: now[0])
+    assert chunks.length(shared=True) == SHARED
+    chunks.note(512, 10.0)
+    chunks.note(9, 0.001)  # too short to tell
+    assert chunks.length(shared=False) == 512  # nobody else has come yet
+    chunks.meet()
+    assert chunks.length(shared=False) == 102  # two seconds long
+    now[0] = 700.0
+    assert chunks.length(shared=False) == 512
+    chunks.meet()
+    for _ in range(5):
+        chunks.note(512, 0.5)
+    assert chunks.length(shared=False) == 512
+    assert Chunks(48, lambda: 0.0).length(shared=True) == 48
 
 
 def test_more_requests_than_rows_wait_for_their_turn(bundles):

@@ -13,15 +13,12 @@ from collections import deque
 from collections.abc import Callable
 from collections.abc import Sequence as Tokens
 
+from edgert.engine.chunks import Chunks
 from edgert.engine.decoder import Decoder, Logits, chunk_sizes
 from edgert.engine.graph_session import Stopped
 from edgert.engine.pace import Pace
 from edgert.engine.sequence import Sequence
 from edgert.engine.slots import Slots
-
-SHARED_CHUNK = (
-    64  # tokens read between two steps of others: 7 steps long, at 92 % of the speed of large chunks
-)
 
 
 class Engine:
@@ -31,6 +28,7 @@ class Engine:
         self.decoder = decoder
         self.pace = Pace()
         self._clock = clock
+        self._chunks = Chunks(decoder.chunk, clock)
         self.slots = Slots(decoder.slots, decoder.runner)
         self._arrived: deque[Sequence] = deque()  # by any thread; the others belong to the stepping one
         self._waiting: deque[Sequence] = deque()
@@ -58,6 +56,8 @@ class Engine:
             self._waiting.append(self._arrived.popleft())
         self._drop_cancelled()
         self._admit()
+        if len(self._active) + len(self._waiting) > 1:
+            self._chunks.meet()
         # A slow reader pauses its answer, unless somebody waits for the row.
         ready = [sequence for sequence in self._active if self._waiting or sequence.consumer.ready]
         answering = [sequence for sequence in ready if sequence.left == 1]
@@ -67,7 +67,7 @@ class Engine:
         if reading:
             self._active.remove(reading[0])
             self._active.append(reading[0])  # the next chunk is another's
-            self._read(reading[0], SHARED_CHUNK if answering else self.decoder.chunk)
+            self._read(reading[0], shared=bool(answering))
 
     def fail(self, error: BaseException) -> None:
         """End everything with an error that no step should raise."""
@@ -117,15 +117,16 @@ class Engine:
             self.pace.note(len(tokens), self._clock() - began)
             self._give(sequence, logits, draft)
 
-    def _read(self, sequence: Sequence, chunk: int) -> None:
+    def _read(self, sequence: Sequence, *, shared: bool) -> None:
         """The next chunk of a prompt, or of a text that is scored: there a row of logits per token."""
-        pending = sequence.pending
-        if sequence.consumer.every:
-            chunk = SHARED_CHUNK
-        tokens = pending[: next(chunk_sizes(len(pending), min(chunk, self.decoder.chunk)))]
+        pending, began = sequence.pending, self._clock()
+        chunk = self._chunks.length(shared=shared or sequence.consumer.every)
+        tokens = pending[: next(chunk_sizes(len(pending), chunk))]
         whole, every = len(tokens) == len(pending), sequence.consumer.every
         wanted = len(tokens) if every else int(whole)
         logits = self._extend(sequence, tokens, wanted)
+        if logits is not None:
+            self._chunks.note(len(tokens), self._clock() - began)
         if logits is not None and wanted:
             self._give(sequence, logits)
 
