@@ -1,7 +1,12 @@
 """The page's own addresses: files, conversations that outlive the server, who may change them."""
 
+import asyncio
+import gc
 import json
-from collections.abc import Callable, Iterator
+import threading
+import weakref
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +15,12 @@ import pytest
 from serving import serving
 
 import edgert
+from edgert.answering.reply import Chunk
 from edgert.batch.setup import Setup
 from edgert.bundle import open_bundle
 from edgert.chat import sessions
 from edgert.serve.app import Policy
+from edgert.serve.desk import Answering
 from edgert.serve.models import Served
 from edgert.serve.page.talks import name_for
 
@@ -113,9 +120,12 @@ def test_files_are_served_with_a_strict_policy(server: str) -> None:
 
 def test_other_sites_change_nothing(served: Served) -> None:
     with serving(served, policy=Policy(origins=("https://app.example",))) as (url, _):
-        for origin, status in (("https://evil.example", 403), (url, 404), ("https://app.example", 404)):
+        for origin, status in (("https://evil.example", 403), (url, 404), ("https://app.example", 403)):
             answer = httpx2.post(f"{url}/talk/nothing", json={}, headers={"origin": origin})
             assert answer.status_code == status
+        told = {"origin": "https://app.example"}
+        assert "access-control-allow-origin" not in httpx2.get(f"{url}/sessions", headers=told).headers
+        assert httpx2.get(f"{url}/v1/models", headers=told).headers["access-control-allow-origin"]
 
 
 def test_the_page_needs_no_key_and_its_conversations_do(served: Served) -> None:
@@ -126,8 +136,40 @@ def test_the_page_needs_no_key_and_its_conversations_do(served: Served) -> None:
         assert httpx2.get(f"{url}/sessions", headers=told).status_code == 200
 
 
+def test_what_is_being_answered_keeps_its_name(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    held, go_on, chunks = threading.Event(), threading.Event(), Answering.chunks
+
+    async def waiting(answering: Answering) -> AsyncIterator[Chunk]:
+        async for chunk in chunks(answering):
+            yield chunk
+            held.set()
+            while not go_on.is_set():
+                await asyncio.sleep(0.01)
+
+    monkeypatch.setattr(Answering, "chunks", waiting)
+    with serving(served) as (url, _), ThreadPoolExecutor(1) as pool:
+        asking = pool.submit(ask, url, "one", session="s", max_tokens=200)
+        assert held.wait(10)
+        refused = httpx2.post(f"{url}/talk/rename", json={"session": "s", "to": "t"})
+        assert "is being answered" in refused.json()["error"]["message"]
+        go_on.set()
+        asking.result()
+        assert httpx2.post(f"{url}/talk/rename", json={"session": "s", "to": "t"}).status_code == 200
+
+
+def test_a_model_that_is_put_away_is_let_go(served: Served) -> None:
+    with serving(served) as (url, desk):
+        ask(url, "one", session="s")
+        model = weakref.ref(desk.models.loaded["tiny"].model)
+        httpx2.post(f"{url}/api/generate", json={"model": "tiny", "keep_alive": 0})
+        gc.collect()
+        assert not desk.models.loaded and model() is None
+        assert ask(url, "two", session="s")[1]
+
+
 def test_names_of_conversations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EDGERT_HOME", str(tmp_path))
     assert name_for("Why is the sky blue, and the grass green?") == "why-is-the-sky-blue-and"
     assert name_for("¿…?") == "conversation"
+    assert name_for("fox", {"fox", "fox-2"}) == "fox-3"
     assert name_for("Почему небо голубое?") == "почему-небо-голубое"

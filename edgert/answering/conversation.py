@@ -104,6 +104,11 @@ class Conversation:
         return [*self._head, *self.turns[self.left_out :]]
 
     @property
+    def answering(self) -> bool:
+        """Whether an answer is being made, or saved."""
+        return not self._ended.is_set()
+
+    @property
     def history(self) -> list[Message]:
         """All that was said, what prompts leave out included."""
         return [*self._head, *self.turns]

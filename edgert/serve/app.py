@@ -11,7 +11,6 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -19,7 +18,7 @@ from starlette.routing import Route
 from edgert.serve.description import description
 from edgert.serve.desk import Desk
 from edgert.serve.endpoint import Limits, Refusal
-from edgert.serve.guard import Guard
+from edgert.serve.guard import Cors, Guard
 from edgert.serve.metrics import Metrics
 from edgert.serve.models import keep_tidy
 from edgert.serve.ollama.routes import ollama_routes
@@ -97,7 +96,4 @@ def _middleware(policy: Policy) -> list[Middleware]:
     guard = Middleware(Guard, key=policy.key, hosts=policy.hosts, origins=policy.origins)
     if not policy.origins:
         return [guard]
-    cors = Middleware(
-        CORSMiddleware, allow_origins=policy.origins, allow_methods=["GET", "POST"], allow_headers=["*"]
-    )
-    return [cors, guard]
+    return [Middleware(Cors, origins=policy.origins), guard]

@@ -6,12 +6,33 @@ import hmac
 from collections.abc import Iterable
 
 from starlette.datastructures import Headers
+from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 OPEN = ("/health", "/")  # for what watches a machine, and for the page, which asks for the key
 OPEN_BELOW = "/page/"
+PRIVATE = ("/sessions", "/talk/")
 READING = ("GET", "HEAD", "OPTIONS")
+
+
+class Cors:
+    """An ASGI middleware: pages of `origins` may read answers, but no conversations that are kept here."""
+
+    def __init__(self, app: ASGIApp, origins: Iterable[str]) -> None:
+        self._app = app
+        self._open = CORSMiddleware(
+            app, allow_origins=list(origins), allow_methods=["GET", "POST"], allow_headers=["*"]
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        private = scope["type"] == "http" and is_private(scope["path"])
+        await (self._app if private else self._open)(scope, receive, send)
+
+
+def is_private(path: str) -> bool:
+    """Whether an address is for the server's own page only."""
+    return path.startswith(PRIVATE)
 
 
 class Guard:
@@ -47,7 +68,7 @@ class Guard:
             asked = headers.get("host", "")
             message = f"this server answers as {', '.join(sorted(self._hosts))} only, not as {asked!r}"
             return _refusal(403, message, "permission_error", None)
-        if scope["method"] not in READING and not self._knows_origin(headers):
+        if scope["method"] not in READING and not self._knows_origin(path, headers):
             message = f"pages of {headers['origin']} may not ask this server: --cors names those that may"
             return _refusal(403, message, "permission_error", None)
         if self._key is None or path in OPEN or path.startswith(OPEN_BELOW):
@@ -57,11 +78,12 @@ class Guard:
         message = "the API key is missing or wrong: send it as 'Authorization: Bearer KEY'"
         return _refusal(401, message, "authentication_error", "invalid_api_key")
 
-    def _knows_origin(self, headers: Headers) -> bool:
+    def _knows_origin(self, path: str, headers: Headers) -> bool:
         """Whether a request comes from no page, from one of this server, or from one that may ask."""
         origin = headers.get("origin")
         own = origin is not None and origin.partition("://")[2] == headers.get("host")
-        return origin is None or own or bool(self._origins & {origin, "*"})
+        may = not is_private(path) and bool(self._origins & {origin, "*"})
+        return origin is None or own or may
 
     def _knows_key(self, header: str) -> bool:
         """In a time that doesn't tell how much of it is right."""

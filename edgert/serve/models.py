@@ -64,6 +64,7 @@ class Models:
                 raise UsageError(f"two bundles are called {one.name}: rename the folder of one")
             self.served[one.name] = one
         self.loaded: dict[str, Loaded] = {}
+        self.closing: list[Callable[[Model], None]] = []  # told of each that is put away
         self._keep_alive_s = keep_alive_s
         self._clock = clock
         self._locks = {name: asyncio.Lock() for name in self.served}  # held while it is loaded or closed
@@ -142,6 +143,8 @@ class Models:
             loaded = self.loaded.get(name)
             if loaded and (used or not loaded.users):
                 del self.loaded[name]
+                for told in self.closing:
+                    told(loaded.model)
                 await asyncio.to_thread(loaded.model.close)
 
 

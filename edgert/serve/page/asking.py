@@ -14,7 +14,7 @@ from edgert.errors import EdgertWarning
 from edgert.model import Model
 from edgert.serve.desk import Answering, Desk
 from edgert.serve.outgoing import Outgoing
-from edgert.serve.page.talks import Talk, Talks, before, name_for
+from edgert.serve.page.talks import Talk, Talks, before
 
 OPTIONS = ("max_tokens", "temperature", "top_p", "thinking")
 
@@ -53,7 +53,7 @@ class Ask:
     async def __call__(self, body: AskBody, out: Outgoing) -> None:
         name = body.session
         if name is None:
-            name = await asyncio.to_thread(name_for, body.content)
+            name = self._talks.begin(body.content)
         served = self._desk.models.named(body.model)
         async with self._desk.use(served, out.record) as model, out.kept_alive():
             talk = await asyncio.to_thread(self._talks.open, name, model, body.system)

@@ -56,6 +56,7 @@ class RemoveBody(BaseModel):
 def page_routes(desk: Desk, note: Note, limits: Limits) -> list[BaseRoute]:
     """All of them."""
     dialect, open_talks = OpenAI(), talks.Talks()
+    desk.models.closing.append(open_talks.let_go)
 
     async def listed(_: Request) -> JSONResponse:
         return JSONResponse({"sessions": await asyncio.to_thread(talks.listed)})
@@ -67,13 +68,13 @@ def page_routes(desk: Desk, note: Note, limits: Limits) -> list[BaseRoute]:
             return JSONResponse(dialect.refusal(refusal_of(error)), 404)
 
     async def rename(body: RenameBody, out: Outgoing) -> None:
-        await asyncio.to_thread(talks.rename, body.session, body.to)
         open_talks.forget(body.session)
+        await asyncio.to_thread(talks.rename, body.session, body.to)
         await out.json({"name": body.to})
 
     async def remove(body: RemoveBody, out: Outgoing) -> None:
-        await asyncio.to_thread(talks.remove, body.session)
         open_talks.forget(body.session)
+        await asyncio.to_thread(talks.remove, body.session)
         await out.json({"name": body.session})
 
     def posting(path: str, body: type[Any], handler: Any) -> Route:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Sequence
+from collections import OrderedDict
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,7 @@ from edgert.model import Model
 from edgert.text.template import Message
 from edgert.text.thinking import Thinking
 
+MOST_OPEN = 64  # the last ones
 NAME_WORDS, NAME_LETTERS = 6, 48  # of the first question, for the name of a session
 
 
@@ -38,7 +40,14 @@ class Talks:
     """For one event loop. What is open keeps its row of the cache, if others don't need it."""
 
     def __init__(self) -> None:
-        self._open: dict[str, Talk] = {}
+        self._open: OrderedDict[str, Talk] = OrderedDict()
+        self._begun: set[str] = set()  # names that are given, and may not be on disk yet
+
+    def begin(self, question: str) -> str:
+        """A name for a new conversation."""
+        name = name_for(question, self._begun)
+        self._begun.add(name)
+        return name
 
     def open(self, name: str, model: Model, system: str | None) -> Talk:
         """Go on with a session, or begin one. Reads from disk: for a thread. Raises UsageError."""
@@ -52,19 +61,28 @@ class Talks:
             conversation = model.conversation(
                 None if begun else system, session=folder, overflow="drop-oldest-turns"
             )
-        self._open[name] = Talk(name, model, conversation)
-        return self._open[name]
+        self._open[name] = talk = Talk(name, model, conversation)
+        while len(self._open) > MOST_OPEN:
+            self._open.popitem(last=False)
+        return talk
 
     def forget(self, name: str) -> None:
-        """It is gone, or has another name."""
+        """It is going, or gets another name. Raises UsageError while it is being answered."""
+        if (known := self._open.get(name)) and known.conversation.answering:
+            raise UsageError(f"{name} is being answered: stop that first")
         self._open.pop(name, None)
 
+    def let_go(self, model: Model) -> None:
+        """A model is put away: nothing must keep its memory."""
+        for name in [name for name, talk in self._open.items() if talk.model is model]:
+            del self._open[name]
 
-def name_for(question: str) -> str:
-    """A name of its first words that no session has yet."""
+
+def name_for(question: str, begun: Set[str] = frozenset()) -> str:
+    """A name of its first words that no session has yet, and none that has `begun`."""
     words = re.findall(r"\w+", question.lower())[:NAME_WORDS]
     base = "-".join(words)[:NAME_LETTERS].strip("-_") or "conversation"
-    taken = {kept.name for kept in sessions.kept()}
+    taken = {kept.name for kept in sessions.kept()} | begun
     numbered = (f"{base}-{number}" for number in range(2, len(taken) + 3))
     return next(name for name in (base, *numbered) if name not in taken)
 
