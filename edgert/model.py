@@ -162,16 +162,17 @@ class Model:
         """A conversation that remembers what was said. `messages`: those of an earlier one, to go on with.
 
         `session`: a folder where it is kept, after every turn, and from which another process goes on with
-        it, without reading again what the same bundle has read. A session that is there already has its own
-        messages, and options where none are given here. `overflow`: see `Conversation`. Raises UsageError.
+        it, without reading again what the same bundle has read. One that is there has its messages, and the
+        system prompt and options not given here. `overflow`: see `Conversation`. Raises UsageError.
         """
         kept = Session(Path(session)) if session is not None else None
         if kept is None or not kept.messages:
             return Conversation(self, system, messages, options, session=kept, overflow=overflow)
-        if system is not None or messages:
-            raise UsageError(f"{kept.folder} has messages already: leave out others, and the system prompt")
+        if messages:
+            raise UsageError(f"{kept.folder} has messages already: leave out others")
         merged = cast(Options, {**kept.options, **options})
         conversation = Conversation(self, None, kept.messages, merged, session=kept, overflow=overflow)
+        conversation.system = system or conversation.system
         self.rows.fill(conversation, kept)
         return conversation
 

@@ -20,7 +20,8 @@ from edgert.suggestion import did_you_mean
 from edgert.toml_text import Value, literal, with_key
 
 BUNDLES = "bundles"  # the table of tables
-LOADING = ("device", "context", "threads")  # how to load a bundle; the other keys are how to answer
+LOADING = ("device", "context", "threads")  # how to load a bundle
+OTHERS = (*LOADING, "kept_chats")  # all but how to answer
 Tokens: TypeAlias = Annotated[int, Between(1, 1 << 24)]
 Share: TypeAlias = Annotated[float, Between(0, 1)]
 
@@ -39,6 +40,7 @@ class Settings:
     min_p: Share | None = None
     repetition_penalty: Annotated[float, Between(0.01, 100)] | None = None
     stop_loops: bool | None = None
+    kept_chats: Annotated[int, Between(1, 1 << 16)] | None = None  # of those without a name
 
     @property
     def values(self) -> dict[str, Any]:
@@ -49,7 +51,7 @@ class Settings:
     @property
     def answering(self) -> dict[str, Any]:
         """What is set of how to answer."""
-        return {key: value for key, value in self.values.items() if key not in LOADING}
+        return {key: value for key, value in self.values.items() if key not in OTHERS}
 
     def __str__(self) -> str:
         return ", ".join(f"{key} {literal(value)}" for key, value in self.values.items())

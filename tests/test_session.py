@@ -214,7 +214,9 @@ def test_a_turn_that_cannot_be_saved_is_told(model, tmp_path):
 def test_a_session_has_its_own_messages(model, folder):
     talk(model.conversation(session=folder, **OPTIONS), ASKED[:1])
     with pytest.raises(edgert.UsageError, match="has messages already"):
-        model.conversation("Be brief.", session=folder)
+        model.conversation(messages=[{"role": "user", "content": "x"}], session=folder)
+    assert model.conversation("Be brief.", session=folder).messages[0]["content"] == "Be brief."
+    assert len(Session(folder).messages) == 2
 
 
 def test_a_changed_text_is_never_taken_for_what_was_said(folder):
@@ -244,8 +246,30 @@ def test_options_are_kept_and_what_is_given_wins(model, folder):
         "max_tokens": 8,
         "temperature": 0.5,
     }
+    assert Session(folder).how.answers == {1: {**kept, "temperature": 0.0}}
     Session(folder).save([], New(), {"tools": [look], "top_k": 3})
     assert Session(folder).options == {"top_k": 3}
+
+
+def test_each_answer_has_the_options_that_it_was_made_with(model, folder):
+    chat = model.conversation(session=folder, max_tokens=3)
+    talk(chat, ASKED[:2])
+    chat.send(ASKED[2], top_k=2).reply  # noqa: B018 - waits
+    assert Session(folder).options == {"max_tokens": 3}
+    assert Session(folder).how.answers[5] == {"max_tokens": 3, "top_k": 2}
+    chat.restore(chat.history[:2])
+    chat.send(ASKED[3], temperature=0.5).reply  # noqa: B018 - waits
+    answers = Session(folder).how.answers
+    assert answers == {1: {"max_tokens": 3}, 3: {"max_tokens": 3, "temperature": 0.5}}
+
+
+def test_damaged_options_leave_the_text(folder):
+    Session(folder).save([{"role": "user", "content": "fox"}], New(), {"top_k": 3})
+    content = (folder / TEXT).read_text()
+    (folder / TEXT).write_text(content.replace('"top_k": 3', '"top_k": 4'))
+    session = Session(folder)
+    assert session.how is None and not session.options and session.cache.tokens == ()
+    assert len(session.messages) == 1
 
 
 def test_others_answer_while_a_turn_is_saved(bundles, folder, monkeypatch):
@@ -324,7 +348,9 @@ def run(*arguments, **more):
 def test_the_chat_keeps_what_was_said_and_goes_on(bundles):
     talks = ["chat", bundles(), "--max-tokens", "4"]
     run(*talks, "--session", "garden", input="the fox")
-    run(*talks, "--continue", input="jumps")
+    run(*talks, "--continue", "--top-k", "2", input="jumps")
+    assert "\n(max_tokens 4, top_k 2, stop_loops True)\n> jumps" not in run("sessions", "show", "garden")
+    assert run("sessions", "show", "garden").count("(") == 2
     assert run("sessions").split()[0::20] == ["garden"] and "2 questions" in run("sessions")
     said = json.loads(run("sessions", "export", "garden"))["messages"]
     assert [turn["content"] for turn in said[::2]] == ["the fox", "jumps"]

@@ -273,7 +273,7 @@ class Conversation:
         request = self._model.request(**merged)
         self.turns += asked
         self._ended = ended = threading.Event()
-        return request, lambda *how: self._answered(asked, ended, how)
+        return request, lambda *how: self._answered(asked, merged, ended, how)
 
     def _make_room(self, request: Request) -> None:
         """Leave the oldest turns out of the prompt, if an answer has no room and that is the policy."""
@@ -291,7 +291,7 @@ class Conversation:
                 f"{full}: prompts leave out the oldest {number} messages", EdgertWarning, stacklevel=4
             )
 
-    def _answered(self, asked: list[Turn], ended: threading.Event, how: Ending) -> None:
+    def _answered(self, asked: list[Turn], its: Options, ended: threading.Event, how: Ending) -> None:
         """Called by the thread that computes. A question that was taken away meanwhile gets no answer."""
         text, calls, finish = how
         there = any(turn is asked[-1] for turn in self.turns)
@@ -304,12 +304,14 @@ class Conversation:
                 said["tool_calls"] = [call.to_json() for call in calls]
             self.turns.append(said)
             if self.session is not None:
-                self._keep(self.session, ended, finish)
+                self._keep(self.session, its, ended, finish)
                 return
         ended.set()
         finish()
 
-    def _keep(self, session: Session, ended: threading.Event, finish: Callable[[], None]) -> None:
+    def _keep(
+        self, session: Session, its: Options, ended: threading.Event, finish: Callable[[], None]
+    ) -> None:
         """Save before the reader sees the end, by another thread: other answers don't wait for the disk.
 
         What goes wrong is raised at the next question.
@@ -318,7 +320,7 @@ class Conversation:
 
         def save() -> None:
             try:
-                session.save(history, new, options)
+                session.save(history, new, options, its)
             except UsageError as error:
                 self._unsaved = error
             finally:

@@ -1,7 +1,7 @@
 """Session: a conversation kept in a folder, so that another process goes on with it.
 
-`session.json` is JSON in lines, each with a checksum of its own: the first has messages and options and
-needs nothing else; the other names the pieces. A piece is a file beside it with keys and values, one for each
+`session.json` is JSON in lines, each with a checksum of its own: the messages, which need nothing else; how
+they were answered; the names of the pieces. A piece is a file beside it with keys and values, one for each
 turn, so that a turn writes only what is new. Every file is written aside, flushed and renamed, pieces before
 the text that names them: whenever a process dies, the last whole turn is there. Only its owner can read them.
 """
@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import json
 import mmap
 import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, TypeAlias
@@ -31,7 +32,6 @@ from edgert.saving import save_bytes, save_text
 from edgert.text.template import Message, check_messages
 
 TEXT = "session.json"
-SAID = ("messages", "options")  # of the first line
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 LOCK = "lock"  # held while a turn is saved
 FORMAT = 2  # 1 had everything in one line, with one checksum
@@ -85,6 +85,26 @@ class Cache:
 
 
 @dataclass(frozen=True)
+class How:
+    """How messages were answered: the conversation's own `options`, as far as JSON holds them, and by the
+    place of an answer among the messages those that it was made with.
+    """
+
+    options: Mapping[str, Any] = field(default_factory=dict)
+    answers: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
+
+    def after(self, same: int, options: Mapping[str, Any], answer: int, its: Mapping[str, Any]) -> How:
+        """Once the first `same` messages are left of the earlier ones, and one more is an answer."""
+        kept = {place: made for place, made in self.answers.items() if place < same}
+        return How(_plain(options), {**kept, answer: _plain(its)} if answer >= 0 else kept)
+
+    def to_json(self) -> dict[str, Any]:
+        """Read back by `_read_how`."""
+        answers = [{"message": place, "options": made} for place, made in self.answers.items()]
+        return {"options": self.options, "answers": answers}
+
+
+@dataclass(frozen=True)
 class New:
     """What is new in a row since it was last saved: `content`, behind the first `same` of its tokens."""
 
@@ -103,11 +123,11 @@ class Session:
         """Read what is there. Raises UsageError naming the file."""
         self.folder = folder
         self.messages: list[Message] = []
-        self.options: dict[str, Any] = {}  # of the answers, as far as JSON holds them
+        self.how: How | None = How()  # None: damaged
         self.cache: Cache | None = Cache()  # None: damaged
         self._known = _content(folder / TEXT)
         if self._known is not None:
-            self.messages, self.options, self.cache = _read(folder / TEXT, self._known)
+            self.messages, self.how, self.cache = _read(folder / TEXT, self._known)
 
     @property
     def current(self) -> bool:
@@ -123,29 +143,48 @@ class Session:
         content = np.ascontiguousarray(row.read(same, len(row.tokens))).tobytes()
         return New(row.form.of, tuple(row.tokens), same, content)
 
-    def save(self, messages: Sequence[Message], new: New, options: Mapping[str, Any] = NOTHING) -> None:
+    @property
+    def options(self) -> Mapping[str, Any]:
+        """Those of the conversation; none if they are damaged."""
+        return self.how.options if self.how else NOTHING
+
+    def save(
+        self,
+        messages: Sequence[Message],
+        new: New,
+        options: Mapping[str, Any] = NOTHING,
+        its: Mapping[str, Any] = NOTHING,
+    ) -> None:
         """Keep the conversation as it stands, with what its row holds. For any thread.
 
-        Options that JSON can't hold, such as functions, are left out. Raises UsageError; also if another
-        process has gone on with it since, whose turns stay.
+        `options` are the conversation's own, `its` those of the last answer; what JSON can't hold, such as
+        functions, is left out. Raises UsageError; also if another process has gone on with it since, whose
+        turns stay.
         """
         try:
             self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             with file_lock(self.folder / LOCK, self._tell_who_waits):
-                self._save([*messages], new, _plain(options))
+                self._save([*messages], new, self._answered(messages, options, its))
         except OSError as error:
             raise UsageError(f"can't keep the session in {self.folder}: {error}") from error
 
-    def _save(self, messages: list[Message], new: New, options: dict[str, Any]) -> None:
+    def _answered(
+        self, messages: Sequence[Message], options: Mapping[str, Any], its: Mapping[str, Any]
+    ) -> How:
+        pairs = zip(self.messages, messages, strict=False)
+        same = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
+        return (self.how or How()).after(same, options, len(messages) - 1, its)
+
+    def _save(self, messages: list[Message], new: New, how: How) -> None:
         if _content(self.folder / TEXT) not in (None, self._known):
             raise UsageError(
                 f"another process has gone on with {self.folder}: this conversation is not saved over it"
             )
         cache = self._extended(new)
-        lines = _line(messages=messages, options=options), _line(cache=asdict(cache))
+        lines = _line(messages=messages), _line(how=how.to_json()), _line(cache=asdict(cache))
         save_text(self.folder / TEXT, "".join(lines), private=True)
         self._known = _content(self.folder / TEXT)
-        self.messages, self.options, self.cache = messages, options, cache
+        self.messages, self.how, self.cache = messages, how, cache
         self._sweep(cache)
 
     def _tell_who_waits(self) -> None:
@@ -201,26 +240,36 @@ class Session:
                     path.unlink()
 
 
-def _read(path: Path, content: bytes) -> tuple[list[Message], dict[str, Any], Cache | None]:
-    """Messages and options; and the cache, None if that is damaged. Raises UsageError naming the path."""
+def _read(path: Path, content: bytes) -> tuple[list[Message], How | None, Cache | None]:
+    """The messages; how they were answered and the cache, None if damaged. Raises UsageError."""
     text = content.decode("utf-8", "replace")  # what is no UTF-8 has another checksum, too
     try:
         table, end = json.JSONDecoder().raw_decode(text)
         if table["format"] not in (1, FORMAT):
             raise ValueError(f"format {table['format']} instead of {FORMAT}: another edgert wrote it")
-        checked = SAID if table["format"] == FORMAT else ("messages", "cache")
+        checked = ("messages",) if table["format"] == FORMAT else ("messages", "cache")
         if _checksum({key: table[key] for key in checked}) != table["blake2b"]:
             raise ValueError("another checksum: it is damaged")
         if table["messages"]:
             check_messages(table["messages"])
-        options = _with_ids(table.get("options", {}))
     except (ValueError, KeyError, TypeError, UsageError) as error:
         raise UsageError(f"{path} can't be read ({error}); it stays as it is, choose another name") from error
-    rest = {"cache": table["cache"]} if "cache" in checked else dict(_whole(text[end:]))
+    rest = {**table, "how": {}} if "cache" in checked else dict(_whole(text[end:]))
+    return table["messages"], _read_how(rest.get("how")), _read_cache(rest.get("cache"))
+
+
+def _read_how(table: dict[str, Any] | None) -> How | None:
+    if table is None:
+        return None
+    answers = {made["message"]: _with_ids(made["options"]) for made in table.get("answers", ())}
+    return How(_with_ids(table.get("options", {})), answers)
+
+
+def _read_cache(table: object) -> Cache | None:
     try:
-        return table["messages"], options, read_record(Cache, rest["cache"])
-    except (ValueError, KeyError, TypeError, UsageError):
-        return table["messages"], options, None
+        return None if table is None else read_record(Cache, table)
+    except (ValueError, TypeError, UsageError):
+        return None
 
 
 def _plain(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import click
 
 from edgert.answering.overflow import Overflow
 from edgert.cli import completing, console
-from edgert.cli.opening import answering, load_model
+from edgert.cli.opening import answering, load_model, own_settings
 from edgert.cli.options import (
     adapter_option,
     draft_option,
@@ -39,7 +39,7 @@ from edgert.cli.options import (
     "--no-save",
     is_flag=True,
     help="Keep nothing. Without it, a chat at a terminal is kept under the time that it began; of those the "
-    "last 30 stay.",
+    "last 30 stay, or as many as `edgert config set kept_chats` says.",
 )
 @click.option(
     "--overflow",
@@ -92,7 +92,7 @@ def chat(
     from edgert.answering.session import Session
     from edgert.chat.terminal import Chat
 
-    folder = _session(name, again, no_save)
+    folder = _session(bundle, name, again, no_save)
     model = load_model(bundle, device, context, kv, threads=threads, force=force, adapter=adapter)
     switch, shown = switched(thinking)
     given = {key: value for key, value in {**sampling, "thinking": switch}.items() if value not in (None, ())}
@@ -104,7 +104,7 @@ def chat(
         conversation.answer(console.piped_prompt())
 
 
-def _session(name: str | None, again: bool, no_save: bool) -> Path | None:
+def _session(bundle: str | None, name: str | None, again: bool, no_save: bool) -> Path | None:
     """The folder of the session that is asked for, or of a new one. Raises UsageError."""
     from edgert.chat import sessions
 
@@ -116,5 +116,5 @@ def _session(name: str | None, again: bool, no_save: bool) -> Path | None:
         return sessions.folder(name)
     if no_save or not console.on_terminal():
         return None
-    sessions.thin_out()
+    sessions.thin_out(own_settings(bundle).kept_chats or sessions.UNNAMED)
     return sessions.new()

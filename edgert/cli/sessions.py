@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from edgert.cli import completing
 
 if TYPE_CHECKING:
-    from edgert.text.template import Message
+    from edgert.answering.session import Session
 
 
 @click.group(short_help="List, show and remove kept conversations.", invoke_without_command=True)
@@ -48,24 +48,25 @@ def sessions(ctx: click.Context) -> None:
 @sessions.command(short_help="Print what was said.")
 @click.argument("name", shell_complete=completing.sessions)
 def show(name: str) -> None:
-    """Print what was said in a session, with the thoughts of a student that thinks."""
+    """Print what was said in a session, with the thoughts of a student that thinks.
+
+    Before an answer stand the options that it was made with, where they changed.
+    """
     from edgert.chat.sessions import named
 
-    session = named(name).open()
-    click.echo("\n".join(_lines(session.messages)))
-    if session.options:
-        settings = ", ".join(f"{key} {value}" for key, value in session.options.items())
-        click.echo(f"({settings})", err=True)
+    click.echo("\n".join(_lines(named(name).open())))
 
 
 @sessions.command(short_help="Print a session as JSON.")
 @click.argument("name", shell_complete=completing.sessions)
 def export(name: str) -> None:
-    """Print a session's messages as JSON; /load in the chat, and the OpenAI API, take them."""
+    """Print a session as JSON: its messages, which /load in the chat and the OpenAI API take, and the options
+    of the conversation and of each answer.
+    """
     from edgert.chat.sessions import named
 
     session = named(name).open()
-    table = {"messages": session.messages, "options": session.options}
+    table = {"messages": session.messages, **(session.how.to_json() if session.how else {})}
     click.echo(json.dumps(table, indent=2, ensure_ascii=False))
 
 
@@ -80,6 +81,11 @@ def rm(names: tuple[str, ...]) -> None:
         click.echo(f"{session.name}: removed")
 
 
-def _lines(messages: Sequence[Message]) -> Iterator[str]:
-    for message in messages:
+def _lines(session: Session) -> Iterator[str]:
+    answers = session.how.answers if session.how else {}
+    last: Mapping[str, Any] = {}
+    for place, message in enumerate(session.messages):
+        if (made := answers.get(place, last)) != last:
+            last = made
+            yield f"({', '.join(f'{key} {value}' for key, value in made.items())})"
         yield f"{'> ' if message['role'] == 'user' else ''}{message['content']}"
