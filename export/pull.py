@@ -11,7 +11,9 @@ import sys
 import tempfile
 import zipfile
 from dataclasses import replace
+from fnmatch import fnmatch
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from edgert.bundle import file_facts
 from edgert.errors import MissingExtra, PullError
@@ -19,6 +21,9 @@ from edgert.errors import MissingExtra, PullError
 from .catalog import Entry, HubSource, WheelSource
 from .pulled import Pulled, read_pulled
 from .signals import ended_by_signals
+
+if TYPE_CHECKING:
+    from huggingface_hub.hf_api import ModelInfo, RepoSibling
 
 UNREACHABLE = (errno.ECONNREFUSED, errno.ECONNRESET, errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN)
 IN_FOLDERS = "*/*"  # other forms of the same model lie there
@@ -115,13 +120,16 @@ def _from_hub(source: HubSource, folder: Path) -> Path:
     try:
         info = huggingface_hub.HfApi().model_info(source.repo, revision=source.revision, files_metadata=True)
         _check_format(source, [file.rfilename for file in info.siblings or []])
+        large = _large(info)
         huggingface_hub.snapshot_download(
             source.repo,
             revision=info.sha,
             local_dir=partial,
             allow_patterns=list(WANTED_FILES),
-            ignore_patterns=[IN_FOLDERS],
+            ignore_patterns=[IN_FOLDERS, *(file.rfilename for file in large)],
         )
+        for file in large:
+            _go_on(source.repo, info.sha, file, partial)
     except PullError:
         raise
     except Exception as error:
@@ -139,6 +147,42 @@ def _from_hub(source: HubSource, folder: Path) -> Path:
     shutil.rmtree(partial / ".cache", ignore_errors=True)
     _put(partial, folder, Pulled(source.repo, info.sha))
     return folder
+
+
+def _large(info: ModelInfo) -> list[RepoSibling]:
+    """Files worth going on with where an earlier download broke off: those that the hub stores by hash."""
+    return [
+        file
+        for file in info.siblings or []
+        if file.lfs is not None
+        and "/" not in file.rfilename
+        and any(fnmatch(file.rfilename, kind) for kind in WANTED_FILES)
+    ]
+
+
+def _go_on(repo: str, commit: str | None, file: RepoSibling, partial: Path) -> None:
+    """Download what is missing, from the last 10 MB on that came: `snapshot_download` begins all again.
+
+    What came so far has the hash of the whole in its name, so that another commit's is not taken for it.
+    """
+    from huggingface_hub import hf_hub_url
+    from huggingface_hub.file_download import http_get
+    from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]  # public by its docs
+
+    whole = partial / file.rfilename
+    if whole.exists() or file.lfs is None:
+        return
+    begun = partial / f".{file.rfilename}.{file.lfs.sha256}"
+    with begun.open("ab") as out:
+        http_get(
+            hf_hub_url(repo, file.rfilename, revision=commit),
+            out,
+            resume_size=out.tell(),
+            headers=build_hf_headers(),
+            expected_size=file.lfs.size,
+            displayed_filename=file.rfilename,
+        )
+    begun.replace(whole)
 
 
 def _check_format(source: HubSource, names: list[str]) -> None:

@@ -137,8 +137,11 @@ def test_a_pull_that_is_told_to_end_leaves_nothing(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def hub_handler(folder, wrong_hash=False, asked=None, breaks=lambda: False):
-    """The few addresses of the Hugging Face hub that a snapshot needs."""
+def hub_handler(folder, wrong_hash=False, asked=None, begun=None, breaks=lambda: False):
+    """The few addresses of the Hugging Face hub that a snapshot needs. `asked` gets the names of files,
+    `begun` from which byte weights are asked for; of those half comes while it `breaks`.
+    """
+    begun = [] if begun is None else begun
     files = {path.name: path.read_bytes() for path in folder.iterdir()}
     asked = [] if asked is None else asked
 
@@ -171,8 +174,8 @@ def hub_handler(folder, wrong_hash=False, asked=None, breaks=lambda: False):
                 name = path.rsplit("/", 1)[1]
                 if body:
                     asked.append(name)
-                if body and breaks() and name.endswith(".safetensors"):
-                    self.send_half(files[name])
+                if body and name.endswith(".safetensors"):
+                    self.send_from(files[name])
                 else:
                     self.reply(files[name], "application/octet-stream", body)
             else:
@@ -188,11 +191,15 @@ def hub_handler(folder, wrong_hash=False, asked=None, breaks=lambda: False):
             if body:
                 self.wfile.write(data)
 
-        def send_half(self, data):
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(data)))
+        def send_from(self, data):
+            first = int(re.sub(r"bytes=(\d+)-", r"\1", self.headers.get("Range", "bytes=0-")))
+            begun.append(first)
+            self.send_response(206 if first else 200)
+            self.send_header("Content-Length", str(len(data) - first))
+            if first:
+                self.send_header("Content-Range", f"bytes {first}-{len(data) - 1}/{len(data)}")
             self.end_headers()
-            self.wfile.write(data[: len(data) // 2])
+            self.wfile.write(data[first : len(data) // 2 if breaks() else None])
 
     return Hub
 
@@ -265,17 +272,23 @@ def test_export_takes_a_repository_of_the_hub(hub, tmp_path, monkeypatch):
 
 
 def test_a_download_that_broke_off_goes_on(hub, tmp_path, monkeypatch):
-    """Half of the weights come, again and again; the next pull asks for nothing else."""
+    """Half of the weights come and no more; the next pull asks for the other half and nothing else."""
     monkeypatch.setattr("huggingface_hub.file_download.time.sleep", lambda _: None)
-    asked, broken = [], [True]
-    entry = hub(asked=asked, breaks=lambda: broken[0])
+    monkeypatch.setattr("huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", 1024)  # what it keeps at once: 10 MB
+    asked, begun, broken = [], [], [True]
+    entry = hub(asked=asked, begun=begun, breaks=lambda: broken[0])
     with pytest.raises(PullError):
         pull(entry, tmp_path / "mine")
     assert not (tmp_path / "mine").exists() and len(set(asked)) > 1
+    half = (tmp_path / "remote" / "model.safetensors").stat().st_size // 2
+    came = half - half % 1024
+    assert begun[0] == 0 and set(begun[1:]) == {came}
     broken[0] = False
     asked.clear()
+    begun.clear()
     assert export(pull(entry, tmp_path / "mine"), tmp_path / "b", ExportOptions(verify=False)).size
-    assert asked == ["model.safetensors"]
+    assert asked == ["model.safetensors"] and begun == [came]
+    assert not list((tmp_path / "mine").glob(".*"))
 
 
 def test_a_repository_without_safetensors_is_not_downloaded(hub, tmp_path):
