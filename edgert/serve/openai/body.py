@@ -36,10 +36,33 @@ class StreamOptions(BaseModel):
     include_obfuscation: bool | None = None  # hides lengths from who listens in; nobody does on loopback
 
 
-class Body(BaseModel):
-    """What is unknown is refused by its name. null is as good as absent."""
+class Caller(BaseModel):
+    """Fields about the caller, or about how a service of theirs is run: no answer depends on them.
+
+    What is unknown is refused by its name. null is as good as absent.
+    """
 
     model_config = ConfigDict(extra="forbid", strict=True)
+
+    user: str | None = None
+    metadata: dict[str, Any] | None = None
+    store: bool | None = None
+    service_tier: str | None = None
+    safety_identifier: str | None = None
+    prompt_cache_key: str | None = None
+    prompt_cache_retention: str | None = None
+    parallel_tool_calls: bool | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, table: Any) -> Any:
+        if not isinstance(table, dict):
+            return table
+        return {name: value for name, value in table.items() if value is not None}
+
+
+class Body(Caller):
+    """What requests for an answer to messages, and to a text, have in common."""
 
     model: str | None = None
     stream: bool = False
@@ -61,22 +84,6 @@ class Body(BaseModel):
     draft: str | None = Field(None, description='Of edgert: "lookup" guesses tokens, which can be quicker.')
     regex: str | None = Field(None, description="Of edgert: the form of the answer, an expression.")
     grammar: str | None = Field(None, description="Of edgert: the form of the answer, in Lark.")
-
-    # About the caller, or about how a service of theirs is run: no answer depends on it.
-    user: str | None = None
-    metadata: dict[str, Any] | None = None
-    store: bool | None = None
-    service_tier: str | None = None
-    safety_identifier: str | None = None
-    prompt_cache_key: str | None = None
-    prompt_cache_retention: str | None = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _without_nulls(cls, table: Any) -> Any:
-        if not isinstance(table, dict):
-            return table
-        return {name: value for name, value in table.items() if value is not None}
 
     @field_validator("n")
     @classmethod

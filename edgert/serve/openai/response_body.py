@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field
 
 from edgert.errors import UsageError
+from edgert.serve.openai.body import Caller
 from edgert.text.template import Message
 
 
@@ -29,17 +30,14 @@ class TextOptions(BaseModel):
     verbosity: str | None = None
 
 
-class ResponseBody(BaseModel):
+class ResponseBody(Caller):
     """A question, or items of a conversation, which may go on with an earlier response."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
 
     model: str | None = None
     input: str | list[dict[str, Any]] = Field(min_length=1)
     instructions: str | None = None
     previous_response_id: str | None = None
     stream: bool = False
-    store: bool = True
     max_output_tokens: int | None = None
     temperature: float | None = None
     top_p: float | None = None
@@ -49,24 +47,8 @@ class ResponseBody(BaseModel):
     reasoning: Reasoning | None = None
     background: Literal[False] | None = None
     truncation: Literal["disabled"] | None = None
-
-    # About the caller, or about how a service of theirs is run: no answer depends on it.
-    user: str | None = None
-    metadata: dict[str, Any] | None = None
-    service_tier: str | None = None
-    safety_identifier: str | None = None
-    prompt_cache_key: str | None = None
-    prompt_cache_retention: str | None = None
-    parallel_tool_calls: bool | None = None
     include: list[str] | None = None
     stream_options: dict[str, Any] | None = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _without_nulls(cls, table: Any) -> Any:
-        if not isinstance(table, dict):
-            return table
-        return {name: value for name, value in table.items() if value is not None}
 
     def messages(self) -> list[Message]:
         """What `input` says. Raises UsageError."""

@@ -42,7 +42,7 @@ class Responses:
                 for event in response.events(chunk):
                     if body.stream:
                         await out.event(event, name=event["type"])
-            if body.store:
+            if body.store is not False:
                 self._remember(response.id, [*messages, said(chunks)])
             if not body.stream:
                 await out.json(response.table)
@@ -87,7 +87,8 @@ class Response:
             "text": {"format": (body.text and body.text.format) or {"type": "text"}},
             "reasoning": {"effort": body.reasoning and body.reasoning.effort, "summary": None},
         }
-        same = ("instructions", "previous_response_id", "store", "max_output_tokens", "temperature", "top_p")
+        self.table["store"] = body.store is not False
+        same = ("instructions", "previous_response_id", "max_output_tokens", "temperature", "top_p")
         self.table |= {name: getattr(body, name) for name in same}
 
     def events(self, chunk: Chunk) -> Iterator[Event]:
