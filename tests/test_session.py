@@ -263,13 +263,15 @@ def test_each_answer_has_the_options_that_it_was_made_with(model, folder):
     assert answers == {1: {"max_tokens": 3}, 3: {"max_tokens": 3, "temperature": 0.5}}
 
 
-def test_damaged_options_leave_the_text(folder):
-    Session(folder).save([{"role": "user", "content": "fox"}], New(), {"top_k": 3})
+def test_damaged_options_leave_the_text(model, folder):
+    talk(model.conversation(session=folder, max_tokens=3, top_k=3), ASKED[:1])
     content = (folder / TEXT).read_text()
     (folder / TEXT).write_text(content.replace('"top_k": 3', '"top_k": 4'))
     session = Session(folder)
-    assert session.how is None and not session.options and session.cache.tokens == ()
-    assert len(session.messages) == 1
+    assert session.how is None and not session.options and session.cache.tokens
+    assert len(session.messages) == 2
+    with pytest.warns(edgert.EdgertWarning, match="options of its answers are damaged: the usual ones hold"):
+        assert not model.conversation(session=folder).options
 
 
 def test_others_answer_while_a_turn_is_saved(bundles, folder, monkeypatch):
@@ -375,6 +377,10 @@ def test_a_chat_at_a_terminal_is_kept_without_a_name(bundles, monkeypatch):
     assert {"temperature": 0.5, "top_k": 3}.items() <= kept.open().options.items()
     run(*talks, input="/exit\n")
     assert len(sessions.kept()) == 1  # nothing was asked
+    assert not run("config", "set", "kept_chats", "1").startswith("Error")
+    run(*talks, input="the dog\n/exit\n")
+    (kept,) = sessions.kept()
+    assert kept.open().messages[0]["content"] == "the dog"
 
 
 def test_only_the_last_chats_without_a_name_stay(monkeypatch):

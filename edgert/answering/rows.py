@@ -43,7 +43,13 @@ class Rows:
         return sum(map(len, engine.decoder.slots)) if engine else 0
 
     def fill(self, owner: object, session: Session) -> None:
-        """Put a session's keys and values into a row of its owner's; where that can't be, say why."""
+        """Put a session's keys and values into a row of its owner's; where that can't be, say why.
+
+        Also say whether it has lost its options, which nobody else would notice.
+        """
+        if session.how is None:
+            lost = f"{session.folder}: the options of its answers are damaged: the usual ones hold"
+            warnings.warn(lost, EdgertWarning, stacklevel=3)
         try:
             if not self._worker.do_while_idle(lambda engine: self._put(engine, owner, session)):
                 raise ValueError("something is being answered")
