@@ -40,8 +40,10 @@ class Questions:
 @click.argument("bundle", type=click.Path(path_type=Path, exists=True))
 @click.argument("model", type=click.Path(path_type=Path, exists=True))
 @click.option("--counts", default="1,2,4,8", show_default=True, help="How many clients at once.")
+@click.option("--words", default=PROMPT, show_default=True, help="Of each question.")
+@click.option("--tokens", default=TOKENS, show_default=True, help="Of each answer.")
 @click.option("--rounds", default=3, show_default=True)
-def main(bundle: Path, model: Path, counts: str, rounds: int) -> None:
+def main(bundle: Path, model: Path, counts: str, words: int, tokens: int, rounds: int) -> None:
     """Measure and print two tables; MODEL is what llama.cpp serves, the same weights in Q8_0."""
     numbers, questions = [int(count) for count in counts.split(",")], Questions()
     with ExitStack() as stack:
@@ -50,18 +52,20 @@ def main(bundle: Path, model: Path, counts: str, rounds: int) -> None:
             stack.enter_context(edgert_server(bundle, max(numbers), context)),
             stack.enter_context(llama_server(model, bundle, max(numbers), context)),
         )
-        speeds = [[together(server, numbers, questions) for server in servers] for _ in range(rounds)]
+        size = (words, tokens)
+        speeds = [[together(server, numbers, questions, size) for server in servers] for _ in range(rounds)]
         print(throughput(numbers, speeds))
         print(first_tokens(servers, rounds, questions))
 
 
-def together(server: Server, numbers: list[int], questions: Questions) -> list[float]:
-    """Tokens per second by the number of clients."""
+def together(server: Server, numbers: list[int], questions: Questions, size: tuple[int, int]) -> list[float]:
+    """Tokens per second by the number of clients; `size`: words of a question, tokens of an answer."""
+    words, tokens = size
 
     def asked(count: int) -> list[list[str]]:
-        return [[questions.next(PROMPT) for _ in range(QUESTIONS)] for _ in range(count)]
+        return [[questions.next(words) for _ in range(QUESTIONS)] for _ in range(count)]
 
-    return [server.together(asked(count), TOKENS) for count in numbers]
+    return [server.together(asked(count), tokens) for count in numbers]
 
 
 def throughput(numbers: list[int], speeds: list[list[list[float]]]) -> str:
