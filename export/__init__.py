@@ -94,6 +94,7 @@ def export(
     require_extra()
     from .destination import destination  # after the check
     from .road import open_road
+    from .threads import product_threads
 
     profiles = tuple(devices.load(name) for name in dict.fromkeys(options.devices or (devices.DEFAULT,)))
     place = destination(folder)
@@ -104,7 +105,8 @@ def export(
         name = options.name or folder.name or place.real.name
         job = open_road(source, options.via)(options, profiles, name, progress or _silent)
         try:
-            manifest = job.run(aside)
+            with product_threads(1):
+                manifest = job.run(aside)
         except UsageError:
             raise  # a ValueError, too, and about the options
         except ValueError as error:
@@ -139,5 +141,6 @@ def require_extra() -> None:
         import ml_dtypes  # noqa: F401
         import onnx_ir  # noqa: F401
         import safetensors  # noqa: F401
+        import threadpoolctl  # noqa: F401
     except ImportError as error:
         raise MissingExtra("exporting", "export") from error

@@ -12,7 +12,9 @@ from .layer import KVScales
 from .layerwise import Layerwise
 from .matrix import MatrixName, head_name
 from .rounding import inverse_factor
+from .threads import every_core, ordered_map, product_threads
 
+WIDE = 4096  # columns of a factor that is made alone, by all cores
 TIED_DAMPING = 0.1  # a tied table is also looked up as it is: its rows must stay near their own values
 
 
@@ -61,8 +63,12 @@ class Calibration:
             self._advance()
 
     def _layer_factor(self, kind: str) -> FloatArray | None:
+        narrow = [name for name, hessian in self._hessians.items() if len(hessian) <= WIDE]
+        hessians = [self._hessians.pop(name) for name in narrow]
+        self._factors |= dict(zip(narrow, ordered_map(inverse_factor, hessians), strict=True))
         if kind in self._hessians:
-            self._factors[kind] = inverse_factor(self._hessians.pop(kind))
+            with product_threads(every_core()):
+                self._factors[kind] = inverse_factor(self._hessians.pop(kind))
         return self._factors.get(kind)
 
     def _advance(self) -> None:
@@ -74,9 +80,9 @@ class Calibration:
             rope = spec.layer_rope(layer)
             keys = _radii(output.keys, rope.dim) if rope else output.keys
             reaches.append([np.abs(part).max(axis=(0, 2)) for part in (keys, output.values)])
-            for kind, x in output.inputs.items():
-                if kind != "up" and x.shape[1] <= self._columns:
-                    self._hessians[kind] = self._hessians.get(kind, np.float32(0)) + x.T @ x
+            read = {k: x for k, x in output.inputs.items() if k != "up" and x.shape[1] <= self._columns}
+            for kind, product in zip(read, ordered_map(_gram, read.values()), strict=True):
+                self._hessians[kind] = self._hessians.get(kind, np.float32(0)) + product
         keys, values = (np.max([pair[i] for pair in reaches], axis=0)[:, None] for i in (0, 1))
         self._hidden = np.concatenate(hidden)
         self._kv.append(KVScales(_steps(keys), _steps(values)))
@@ -86,6 +92,11 @@ class Calibration:
         if self._spec.tied_embeddings:
             return inverse_factor(final.T @ final, TIED_DAMPING)
         return inverse_factor(final.T @ final)
+
+
+def _gram(x: FloatArray) -> FloatArray:
+    """(columns, columns) of x (n, columns)."""
+    return x.T @ x
 
 
 def _radii(keys: FloatArray, dim: int) -> FloatArray:

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,10 +18,9 @@ from edgert.bundle import FileFacts
 from .checkpoint import FloatArray, StoredTensor
 from .forms import Form
 from .matrix import Matrix
+from .threads import ordered_map
 
 PAGE_BYTES = 4096  # ONNX Runtime memory-maps external data; aligned blobs map without a copy
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -93,7 +90,7 @@ def write_matrix(
         return form.encode(rows, factor)
 
     def first_piece() -> Iterator[npt.NDArray[Any]]:
-        for first, *others in _ordered_map(encode, matrix.chunks()):
+        for first, *others in ordered_map(encode, matrix.chunks()):
             for store, array in zip(rest, others, strict=True):
                 store.append(array)
             yield first
@@ -103,19 +100,3 @@ def write_matrix(
     for name, arrays in zip(pieces[1:], rest, strict=True):
         extents[name] = data.append(arrays)
     return extents
-
-
-def _ordered_map(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-    """map() over a few threads with only a few results ahead, so that memory stays bounded.
-
-    NumPy and file reads release the interpreter lock, so threads are enough.
-    """
-    workers = min(os.cpu_count() or 1, 4)
-    with ThreadPoolExecutor(workers) as pool:
-        pending: deque[Future[Result]] = deque()
-        for item in items:
-            pending.append(pool.submit(function, item))
-            if len(pending) > workers:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()

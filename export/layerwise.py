@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -15,15 +16,17 @@ import onnx_ir as ir
 from edgert.bundle import graph_io
 from edgert.engine.graph_session import InferenceSession, session_options
 
-from .checkpoint import Checkpoint, FloatArray, Tokens
+from .checkpoint import Checkpoint, FloatArray, StoredTensor, Tokens
 from .forms import Form
 from .graph import build_layer
 from .lower import lower
 from .matrix import Matrix, MatrixName, head_name, matrices
 from .recipe import fp32
 from .rotation import hadamard
+from .threads import ordered_map
 
 BATCH_TOKENS = 2048  # run at a time
+KEPT_HEAD = 256 << 20  # bytes of float32: a larger head is read anew for each window
 
 Weights = Mapping[str, FloatArray]  # norms, biases and matrices of one layer; names lack `layers.<n>.`
 
@@ -123,12 +126,17 @@ class Layerwise:
     def logits(self, final: FloatArray, form: Form | None = None) -> FloatArray:
         """(tokens, vocab) of what `final` returned; the head is read in chunks, in a form if given."""
         logits, done = np.empty((len(final), self.head.shape[0]), np.float32), 0
-        for part, start, stop in self.head.chunks():
-            rows = part.rows(start, stop)
-            rows = rows if form is None else form.decode(form.encode(rows, None))
+        chunks = self._kept_head or ordered_map(_read, self.head.chunks())
+        for chunk in chunks:
+            rows = chunk if form is None else form.decode(form.encode(chunk, None))
             np.matmul(final, rows.T, out=logits[:, done : done + len(rows)])
             done += len(rows)
         return logits
+
+    @cached_property
+    def _kept_head(self) -> list[FloatArray]:
+        """All of it, if it is small."""
+        return list(map(_read, self.head.chunks())) if 4 * self.head.size <= KEPT_HEAD else []
 
     def _run(
         self, built_for: int, session: InferenceSession, weights: Weights, hidden: FloatArray
@@ -167,6 +175,11 @@ class Layerwise:
                 model.graph.inputs.append(slot.value)
             self._sessions[kind] = layer, _open(model)
         return self._sessions[kind]
+
+
+def _read(chunk: tuple[StoredTensor, int, int]) -> FloatArray:
+    part, start, stop = chunk
+    return part.rows(start, stop)
 
 
 def _open(model: ir.Model) -> InferenceSession:

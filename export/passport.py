@@ -5,7 +5,7 @@ The original is run in fp32 one layer at a time, the bundle by the runtime that 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -15,7 +15,7 @@ from edgert.bundle import Bundle, Fidelity
 from edgert.engine import golden
 from edgert.engine.adapters import read_adapter
 from edgert.engine.decoder import Decoder, open_decoder
-from edgert.engine.fidelity import Tally, diverge
+from edgert.engine.fidelity import Divergence, Tally, diverge
 from edgert.engine.golden import Golden
 from edgert.engine.graph_session import GraphSession
 from edgert.text.tokenizer import open_tokenizer
@@ -24,6 +24,7 @@ from .checkpoint import Checkpoint, FloatArray
 from .checkpoint.adapter import Adapter, with_added
 from .layerwise import Layerwise
 from .sample import Sample
+from .threads import ordered_map
 
 Progress = Callable[[int, int], None]
 
@@ -36,16 +37,16 @@ class Original:
     def __init__(self, checkpoint: Checkpoint, sample: Sample, advance: Callable[[], None]) -> None:
         self._layers = Layerwise(checkpoint, sample.measuring.shape[1])
         hidden = self._layers.embed(sample.measuring)
-        for layer in range(checkpoint.spec.num_layers):
-            outputs = self._layers.run(layer, self._layers.weights(layer), hidden)
+        layers = range(checkpoint.spec.num_layers)
+        for layer, weights in enumerate(ordered_map(self._layers.weights, layers, 1)):
+            outputs = self._layers.run(layer, weights, hidden)
             hidden = np.concatenate([output.hidden for output in outputs])
             advance()
         self._final = self._layers.final(hidden).reshape(hidden.shape)
 
-    def logits(self) -> Iterator[FloatArray]:
-        """(tokens, vocab) of one window after the other."""
-        for final in self._final:
-            yield self._layers.logits(final)
+    def logits(self, window: int) -> FloatArray:
+        """(tokens, vocab) of one of the windows."""
+        return self._layers.logits(self._final[window])
 
 
 @dataclass
@@ -106,10 +107,15 @@ def _golden_texts(bundle: Bundle) -> list[list[int]]:
 
 
 def _fidelity(original: Original, decoder: Decoder, sample: Sample, advance: Callable[[], None]) -> Fidelity:
+    """The original's logits are computed and compared beside the scoring of the next window."""
+
+    def compare(scored: tuple[int, FloatArray]) -> Divergence:
+        window, logits = scored
+        return diverge(original.logits(window), logits, sample.following[window])
+
     tally = Tally()
-    for tokens, following, expected in zip(
-        sample.measuring, sample.following, original.logits(), strict=True
-    ):
-        tally.add(diverge(expected, decoder.score(tokens.tolist()), following))
+    scored = ((window, decoder.score(tokens.tolist())) for window, tokens in enumerate(sample.measuring))
+    for divergence in ordered_map(compare, scored, 1):
+        tally.add(divergence)
         advance()
     return tally.fidelity

@@ -32,3 +32,16 @@ def test_summary():
     assert found.perplexity == pytest.approx((0.8 * 0.2 * 0.25 * 0.75) ** -0.25, rel=1e-5)
     assert found.reference_perplexity == pytest.approx((0.75**3 * 0.25) ** -0.25, rel=1e-5)
     assert found.p99_kl <= 0.75 * np.log(0.75 / 0.2) + 0.25 * np.log(0.25 / 0.8) + 1e-6
+
+
+def test_the_figures_are_those_of_float64():
+    draw = np.random.default_rng(1)
+    reference = (3 * draw.standard_normal((9, 500))).astype(np.float32)
+    logits = reference + draw.standard_normal(reference.shape).astype(np.float32) / 8
+    following = draw.integers(0, 500, 9)
+    p, q = (x - np.log(np.exp(x).sum(-1, keepdims=True)) for x in map(np.float64, (reference, logits)))
+    found = diverge(reference, logits, following)
+    assert found.kl == pytest.approx((np.exp(p) * (p - q)).sum(-1), abs=1e-7)
+    assert found.nll == pytest.approx(-q[range(9), following], abs=1e-6)
+    assert found.reference_nll == pytest.approx(-p[range(9), following], abs=1e-6)
+    assert np.array_equal(found.agrees, p.argmax(-1) == q.argmax(-1))

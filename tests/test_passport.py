@@ -55,6 +55,18 @@ def test_a_bundle_that_was_not_measured_says_so(bundles):
     assert open_bundle(bundles()).manifest.graphs["model.onnx"].fidelity is None
 
 
+@pytest.mark.parametrize(("more", "measured"), [([], False), (["--verify"], True)])
+def test_a_quick_export_calibrates_and_measures_nothing(more, measured, checkpoints, tmp_path):
+    """Unless it is told to, before or after."""
+    arguments = ["export", str(checkpoints("llama")), str(tmp_path / "b"), *more, "--quick"]
+    done = CliRunner().invoke(main, arguments)
+    assert done.exit_code == 0, done.output
+    manifest = open_bundle(tmp_path / "b").manifest
+    assert manifest.quantization.rounding == "nearest"
+    assert (manifest.graphs["model.onnx"].fidelity is not None) is measured
+    assert ("not measured" in done.output) is not measured
+
+
 def test_what_calibrates_does_not_measure(checkpoints):
     checkpoint = open_checkpoint(checkpoints("llama"))
     defaults = dataclasses.replace(checkpoint.generation, add_bos=False)

@@ -247,6 +247,23 @@ class Bytes(click.ParamType):  # type: ignore[type-arg]  # generic since click 8
         return int(float(found[1]) * {"": 1, "k": 1e3, "M": 1e6, "G": 1e9}[found[2]])
 
 
+def _quick(ctx: click.Context, _param: click.Parameter, given: bool) -> None:
+    """Other defaults of two options, which come later."""
+    if given:
+        ctx.default_map = {**(ctx.default_map or {}), "calibrate": False, "verify": False}
+
+
+quick_option = click.option(
+    "--quick",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_quick,
+    help="The same as --no-calibrate --no-verify: takes seconds, but loses more, and nobody knows how much; "
+    "`edgert info` says that it was not measured.",
+)
+
+
 def quant_options(command: Command) -> Command:
     """How `export` stores weights, and how it makes sure of them."""
     for option in reversed(
@@ -298,9 +315,9 @@ def quant_options(command: Command) -> Command:
             click.option(
                 "--verify/--no-verify",
                 default=True,
-                help="Measure the bundle against the original (default), or not. With neither --calibrate "
-                "nor --verify an export takes seconds.",
+                help="Measure the bundle against the original (default), or not.",
             ),
+            quick_option,
         )
     ):
         command = option(command)
