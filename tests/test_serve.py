@@ -99,6 +99,32 @@ def test_other_addresses_and_methods_say_so_in_json(server: str) -> None:
     assert httpx2.get(f"{server}/v1/chat/completions").status_code == 405
 
 
+def test_bodies_that_are_no_requests(server: str) -> None:
+    deep = b'{"messages":' + b"[" * 100_000 + b"]" * 100_000 + b"}"
+    for content, says in (
+        (deep, "nested too deeply"),
+        (b"{", "is not JSON"),
+        (b"[1]", "the body: Input should"),
+    ):
+        answer = httpx2.post(f"{server}/v1/chat/completions", content=content)
+        assert answer.status_code == 400
+        assert says in answer.json()["error"]["message"]
+
+
+def test_a_failure_of_the_server_is_told_and_noted(
+    tiny_bundle: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: Answering) -> None:
+        raise ZeroDivisionError
+
+    noted: list[int] = []
+    monkeypatch.setattr(Answering, "chunks", fail)
+    with serving(tiny_bundle, notes=[lambda record: noted.append(record.status)]) as (url, _):
+        answer = httpx2.post(f"{url}/v1/chat/completions", json={"messages": ASK})
+    assert answer.status_code == 500 and noted == [500]
+    assert answer.json()["error"]["type"] == "server_error"
+
+
 def test_a_key_is_needed_where_there_is_one(tiny_bundle: Served) -> None:
     with serving(tiny_bundle, policy=Policy(key="secret")) as (url, _):
         assert httpx2.get(f"{url}/health").status_code == 200

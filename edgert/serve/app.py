@@ -17,12 +17,11 @@ from starlette.routing import Route
 
 from edgert.serve.description import description
 from edgert.serve.desk import Desk
-from edgert.serve.endpoint import Limits, Refusal
+from edgert.serve.endpoint import Limits
 from edgert.serve.guard import Cors, Guard
 from edgert.serve.metrics import Metrics
 from edgert.serve.models import keep_tidy
 from edgert.serve.ollama.routes import ollama_routes
-from edgert.serve.openai.refusals import OpenAI
 from edgert.serve.openai.routes import openai_routes
 from edgert.serve.page.routes import page_routes
 from edgert.serve.record import Note, Record
@@ -64,7 +63,8 @@ def application(desk: Desk, policy: Policy | None = None, notes: Sequence[Note] 
 
     async def not_here(_: Request, error: Exception) -> Response:
         status = error.status_code if isinstance(error, HTTPException) else 500
-        return JSONResponse(OpenAI().refusal(Refusal(status, NOTHING[status])), status)
+        told = {"message": NOTHING[status], "type": "invalid_request_error", "param": None, "code": None}
+        return JSONResponse({"error": told}, status)
 
     routes = [
         Route("/health", health),

@@ -98,6 +98,11 @@ class Endpoint(Generic[Body]):
             await self._refuse(refusal_of(ShuttingDown("the server is shutting down")), out)
         except (EdgertError, ValidationError) as error:
             await self._refuse(refusal_of(error), out)
+        except RecursionError:
+            await self._refuse(Refusal(400, "the body is nested too deeply"), out)
+        except Exception:
+            await self._refuse(Refusal(500, "the server failed; its log says how"), out)
+            raise
         finally:
             record.end(out.status)
             self._note(record)
