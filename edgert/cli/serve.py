@@ -1,4 +1,4 @@
-"""`edgert serve`: bundles for programs that speak OpenAI's API."""
+"""`edgert serve`: bundles behind HTTP."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from edgert.serve.running import Address
 
 
-@click.command(short_help="Answer programs over HTTP.")
+@click.command(short_help="A page to chat in, and APIs for programs.")
 @click.argument("bundles", nargs=-1, shell_complete=completing.bundles)
 @click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen at.")
 @click.option(
@@ -119,13 +119,13 @@ def serve(
     kv: str | None,
     force: bool,
 ) -> None:
-    """Answer programs that speak OpenAI's API, at http://127.0.0.1:8080/v1.
+    """Answer over HTTP: a page to chat in, OpenAI's API at /v1, Ollama's at /api.
 
-    A bundle is loaded when it is first asked, and put away when nobody asks it. Only programs on this machine
+    The first line tells the address. A bundle is loaded when it is first asked, and put away when nobody asks it. Only programs on this machine
     can ask, unless --host is another.
 
     \b
-    edgert serve                       the default student
+    edgert serve --open                the default student, and its page in a browser
     edgert serve ./my-bundle other     two bundles, by their names
     EDGERT_API_KEY=secret edgert serve --host 0.0.0.0
     """
