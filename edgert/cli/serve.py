@@ -121,8 +121,8 @@ def serve(
 ) -> None:
     """Answer over HTTP: a page to chat in, OpenAI's API at /v1, Ollama's at /api.
 
-    The first line tells the address. A bundle is loaded when it is first asked, and put away when nobody asks it. Only programs on this machine
-    can ask, unless --host is another.
+    The first line tells the address. A bundle is loaded when it is first asked, and put away when nobody asks
+    it. Only programs on this machine can ask, unless --host is another.
 
     \b
     edgert serve --open                the default student, and its page in a browser
