@@ -28,6 +28,7 @@ from .layer import (
     LayerInputs,
     Positions,
     Vectors,
+    flattened,
     in_blocks,
     layer_nodes,
     norm,
@@ -53,21 +54,25 @@ def build(
     kv: KVKind = FP32,
     scales: Sequence[KVScales] | None = None,
     adapted: Mapping[MatrixName, tuple[int, int]] = NOTHING_ADAPTED,
+    flat: bool = False,
 ) -> ir.Model:
     """The graph of a model; `vector` reads its norms and biases by name. `kv`: how keys and values
     are cached, with the `scales` of each layer if it is a kind that has some. `adapted`: rows and columns of
-    the matrices that adapters may change.
+    the matrices that adapters may change. `flat`: as in Builder.
     """
-    b = Builder(spec, vector, adapted)
+    b = Builder(spec, vector, adapted, flat=flat)
     inputs = _inputs(feeds)
     positions = _positions(b, inputs, max_context, feeds)
     caches = [_cache(spec, layer, kv, scales[layer] if scales else None) for layer in range(spec.num_layers)]
 
     hidden = _look_up(b, inputs[graph_io.INPUT_IDS])
+    hidden = flattened(b, hidden, spec.hidden_size, "embedding")
     residual: ir.Value | None = None
     for layer, cache in enumerate(caches):
         hidden, residual = layer_nodes(b, hidden, residual, LayerInputs(layer, positions, cache))
     normed, _ = norm(b, hidden, residual, "final_norm")
+    if positions.shape is not None:
+        normed = b.op("Reshape", [normed, positions.shape], "final_norm/sequences")
     logits = _head(b, normed, inputs)
 
     graph = ir.Graph(
@@ -165,9 +170,14 @@ def _cache(spec: ModelSpec, layer: int, kv: KVKind = FP32, scales: KVScales | No
 def _positions(b: Builder, inputs: Mapping[str, ir.Value], max_context: int, feeds: Feeds) -> Positions:
     ropes = {b.spec.layer_rope(layer) for layer in range(b.spec.num_layers)}
     tables = _rope_tables(b, ropes, max_context)
+    shape = None
+    if b.flat:
+        rest = b.constant("rest", np.array([-1], np.int64))
+        axes = b.op("Shape", [inputs[graph_io.INPUT_IDS]], "ids/shape")
+        shape = b.op("Concat", [axes, rest], "sequences", axis=0)
     if feeds == "edgert":
-        return Positions(inputs[graph_io.SEQLENS_K], inputs[graph_io.TOTAL_SEQUENCE_LENGTH], tables)
-    return Positions(*lengths_of(b.tape, inputs[graph_io.ATTENTION_MASK]), tables)
+        return Positions(inputs[graph_io.SEQLENS_K], inputs[graph_io.TOTAL_SEQUENCE_LENGTH], tables, shape)
+    return Positions(*lengths_of(b.tape, inputs[graph_io.ATTENTION_MASK]), tables, shape)
 
 
 def lengths_of(tape: ir.tape.Tape, mask: ir.Value) -> tuple[ir.Value, ir.Value]:

@@ -36,7 +36,11 @@ Vectors = Callable[[str], FloatArray]
 
 @dataclass
 class Builder:
-    """Records nodes in order; one for each graph. `adapted`: (rows, columns) of what adapters may change."""
+    """Records nodes in order; one for each graph. `adapted`: (rows, columns) of what adapters may change.
+
+    `flat`: layers work on (tokens, channels), those of all sequences one after another, which whole integer
+    products want; otherwise on (batch, sequence, channels).
+    """
 
     spec: ModelSpec
     vector: Vectors
@@ -44,6 +48,7 @@ class Builder:
     adapter_inputs: list[ir.Value] = field(default_factory=list)
     tape: ir.tape.Tape = field(default_factory=ir.tape.Tape)
     constants: dict[str, ir.Value] = field(default_factory=dict)
+    flat: bool = False
 
     def op(self, kind: str, inputs: list[ir.Value | None], name: str, **attributes: Any) -> ir.Value:
         """One ai.onnx or com.microsoft node with one output."""
@@ -69,6 +74,8 @@ class Builder:
 
     def linear(self, x: ir.Value, matrix: MatrixName, bias: list[str]) -> ir.Value:
         """x (..., columns) times a matrix, transposed, plus the biases of its parts stacked."""
+        if self.flat:
+            x.shape = ir.Shape([None, None])  # tells forms that they need not flatten it
         inputs: list[ir.Value | None] = [x]
         if bias:
             inputs.append(self.bias(matrix, bias))
@@ -94,12 +101,13 @@ class Builder:
 @dataclass(frozen=True)
 class Positions:
     """What GroupQueryAttention wants to know: last index and length of the sequence, and the tables of
-    cosines and sines of each rope.
+    cosines and sines of each rope; in flat layers also batch and sequence, to give its input their shape.
     """
 
     seqlens_k: ir.Value  # int32 (batch,): tokens in the cache after this run, minus one
     total: ir.Value  # int32 scalar: the same, not minus one
     tables: Mapping[Rope, tuple[ir.Value, ir.Value]]
+    shape: ir.Value | None = None  # int64 (3,): batch, sequence, -1
 
 
 @dataclass(frozen=True)
@@ -148,8 +156,9 @@ def _reading(b: Builder, x: ir.Value, residual: ir.Value | None, name: str) -> t
         read, residual = norm(b, x, residual, name)
     else:
         read = residual = x if residual is None else b.op("Add", [x, residual], f"{name}/residual")
-    size = b.spec.read_block
-    return (in_blocks(b, read, f"{name}/hadamard", size, b.spec.hidden_size) if size else read), residual
+    if size := b.spec.read_block:
+        read = in_blocks(b, read, f"{name}/hadamard", size, b.spec.hidden_size, flat=b.flat)
+    return read, residual
 
 
 def _post_norm(b: Builder, x: ir.Value, name: str) -> ir.Value:
@@ -184,6 +193,8 @@ def _attention(b: Builder, x: ir.Value, given: LayerInputs) -> ir.Value:
     prefix = f"layers.{layer}"
     biases = [f"{prefix}.{part}.bias" for part in "qkv"] if spec.qkv_bias else []
     qkv = b.linear(x, MatrixName(layer, "qkv"), biases)
+    if b.flat:
+        qkv = b.op("Reshape", [qkv, positions.shape], f"{prefix}.sequences")
     heads = _normed_heads(b, qkv, prefix) if spec.qk_norm else (qkv, None, None)
     rope = spec.layer_rope(layer)
     attributes: dict[str, Any] = {
@@ -212,7 +223,11 @@ def _attention(b: Builder, x: ir.Value, given: LayerInputs) -> ir.Value:
         domain=MICROSOFT,
         name=f"{prefix}.attention",
     )
-    return b.linear(attended, MatrixName(layer, "o"), [f"{prefix}.o.bias"] if spec.o_bias else [])
+    return b.linear(
+        flattened(b, attended, spec.q_size, prefix),
+        MatrixName(layer, "o"),
+        [f"{prefix}.o.bias"] if spec.o_bias else [],
+    )
 
 
 def _normed_heads(b: Builder, qkv: ir.Value, prefix: str) -> tuple[ir.Value, ir.Value, ir.Value]:
@@ -241,8 +256,9 @@ def _mlp(b: Builder, x: ir.Value, layer: int) -> ir.Value:
     gate = b.linear(x, MatrixName(layer, "gate"), biases[:1])
     up = b.linear(x, MatrixName(layer, "up"), biases[1:])
     product = b.op("Mul", [_activated(b, gate, prefix), up], f"{prefix}.mlp")
-    if b.spec.down_block:
-        product = in_blocks(b, product, f"{prefix}.hadamard", b.spec.down_block, b.spec.intermediate_size)
+    if size := b.spec.down_block:
+        width = b.spec.intermediate_size
+        product = in_blocks(b, product, f"{prefix}.hadamard", size, width, flat=b.flat)
     return b.linear(product, MatrixName(layer, "down"), [f"{prefix}.down.bias"] if b.spec.mlp_bias else [])
 
 
@@ -252,13 +268,24 @@ def _activated(b: Builder, gate: ir.Value, prefix: str) -> ir.Value:
     return b.op("QuickGelu", [gate], f"{prefix}.silu", alpha=1.0)  # with alpha 1 SiLU in one node
 
 
-def in_blocks(b: Builder, x: ir.Value, name: str, size: int, width: int) -> ir.Value:
-    """x (batch, sequence, width), each block of `size` channels times a Hadamard matrix; twice, it is x."""
-    shape = b.shared(f"blocks.{size}", np.array([0, 0, -1, size], np.int64))
+def in_blocks(b: Builder, x: ir.Value, name: str, size: int, width: int, *, flat: bool = False) -> ir.Value:
+    """x (batch, sequence, width), (tokens, width) if `flat`, each block of `size` channels times a Hadamard
+    matrix; twice, it is x.
+    """
+    axes = [-1] if flat else [0, 0]
+    shape = b.shared(f"blocks.{size}", np.array([*axes, width // size, size], np.int64))
     blocks = b.op("Reshape", [x, shape], f"{name}/blocks")
     turned = b.op("MatMul", [blocks, b.shared(f"hadamard.{size}", hadamard(size))], name)
-    whole = b.shared(f"whole.{width}", np.array([0, 0, width], np.int64))
+    whole = b.shared(f"whole.{width}", np.array([*axes, width], np.int64))
     return b.op("Reshape", [turned, whole], f"{name}/flat")
+
+
+def flattened(b: Builder, x: ir.Value, width: int, name: str) -> ir.Value:
+    """x (batch, sequence, width) as layers work on it."""
+    if not b.flat:
+        return x
+    shape = b.shared(f"flat.{width}", np.array([-1, width], np.int64))
+    return b.op("Reshape", [x, shape], f"{name}.flat")
 
 
 def typed(name: str, dtype: ir.DataType, *shape: int | str) -> ir.Value:

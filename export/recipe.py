@@ -37,6 +37,13 @@ class Recipe:
         """The form of most matrices, as device profiles call it."""
         return self.forms["down"].label
 
+    @property
+    def whole_products(self) -> bool:
+        """Whether matrices of layers are multiplied by whole integer products."""
+        kinds = {kind: form for kind, form in self.forms.items() if kind != "head"}
+        named = {name: form for name, form in self.exceptions.items() if name.layer is not None}
+        return any(isinstance(form, Rows) for form in (*kinds.values(), *named.values()))
+
     def form(self, matrix: MatrixName) -> Form:
         """Before it is fitted to a number of columns."""
         return self.exceptions.get(matrix) or self.forms[_kind(matrix)]

@@ -12,6 +12,8 @@ from .forms import Array, Blocks, Form, FormBase, Piece, Use, Weights, constant
 from .layer import MICROSOFT
 from .rounding import gptq, nearest
 
+LAST = np.array([-1])
+
 
 @dataclass(frozen=True)
 class Rows(FormBase):
@@ -55,29 +57,34 @@ class Rows(FormBase):
         return weights
 
     def multiply(self, tape: ir.tape.Tape, x: ir.Value, weights: Weights, bias: ir.Value | None) -> ir.Value:
-        """x as unsigned codes around 128 with a scale per token, an integer product, both scales back."""
-        codes, scales = weights.values
-        scale, steps = self._quantized(tape, x, weights.name)
-        flat = tape.op(
-            "Reshape", [steps, constant(tape, weights.name, "flat", np.array([-1, weights.shape[1]]))]
+        """x in codes by its largest value per token, an integer product, that value back.
+
+        Nodes that name the same x, such as those of gate and up, become one at load.
+        """
+        name = weights.name
+        largest = tape.op(
+            "ReduceMax", [tape.op("Abs", [x]), constant(tape, name, "last", LAST)], {"keepdims": 1}
         )
-        middle = constant(tape, weights.name, "middle", np.array(128, np.uint8))
-        one = constant(tape, weights.name, "one", np.array(1, np.float32))
-        zeros = constant(tape, weights.name, "zeros", np.zeros(weights.shape[0], np.int8))
-        product = tape.op(
-            "QGemm",
-            [flat, one, middle, self._signed(tape, codes, weights.name), scales, zeros],
-            {"transB": 1},
-            domain=MICROSOFT,
-            name=weights.name,
-        )
-        scaled = tape.op(
-            "Mul", [self._as_before(tape, product, x, weights), scale], name=f"{weights.name}/scaled"
-        )
-        return scaled if bias is None else tape.op("Add", [scaled, bias], name=f"{weights.name}/bias")
+        step = constant(tape, name, "step", np.array(1 / 127, np.float32))
+        middle = constant(tape, name, "middle", np.array(128, np.uint8))
+        # A token of zeros gives NaN here, then any code, and times its largest value 0 again.
+        codes = tape.op("QuantizeLinear", [tape.op("Div", [x, largest]), step, middle])
+        flat = _is_flat(x)
+        if not flat:
+            codes = tape.op(
+                "Reshape", [codes, constant(tape, name, "flat", np.array([-1, weights.shape[1]]))]
+            )
+        stored, scales = weights.values
+        zeros = constant(tape, name, "zeros", np.zeros(weights.shape[0], np.int8))
+        inputs = [codes, step, middle, self._signed(tape, stored, name), scales, zeros]
+        product = tape.op("QGemm", inputs, {"transB": 1}, domain=MICROSOFT, name=name)
+        if not flat:
+            product = self._as_before(tape, product, x, weights)
+        scaled = tape.op("Mul", [product, largest], name=f"{name}/scaled")
+        return scaled if bias is None else tape.op("Add", [scaled, bias], name=f"{name}/bias")
 
     def _as_before(self, tape: ir.tape.Tape, product: ir.Value, x: ir.Value, weights: Weights) -> ir.Value:
-        """The product with the axes of x; QGemm knows two. Nodes that name the same x become one at load."""
+        """The product with the axes of x; QGemm knows two."""
         axes = tape.op("Shape", [x], {"end": -1})
         width = constant(tape, weights.name, "width", np.array([weights.shape[0]]))
         return tape.op("Reshape", [product, tape.op("Concat", [axes, width], {"axis": 0})])
@@ -88,7 +95,7 @@ class Rows(FormBase):
         if self.shared:
             middle = constant(tape, weights.name, "middle", np.array(128, np.float32))
             picked = tape.op("Sub", [picked, middle])
-        axis = constant(tape, weights.name, "last", np.array([-1]))
+        axis = constant(tape, weights.name, "last", LAST)
         scale = tape.op("Unsqueeze", [tape.op("Gather", [scales, ids]), axis])
         return tape.op("Mul", [picked, scale], name=weights.name)
 
@@ -98,16 +105,6 @@ class Rows(FormBase):
             return codes
         flipped = tape.op("BitwiseXor", [codes, constant(tape, name, "sign", np.array(128, np.uint8))])
         return tape.op("Cast", [flipped], {"to": ir.DataType.INT8})
-
-    def _quantized(self, tape: ir.tape.Tape, x: ir.Value, name: str) -> tuple[ir.Value, ir.Value]:
-        """Scale (batch, tokens, 1) and codes; matrices that read the same x share them after optimization."""
-        axes = constant(tape, name, "columns", np.array([-1]))
-        largest = tape.op("ReduceMax", [tape.op("Abs", [x]), axes], {"keepdims": 1})
-        step = tape.op("Mul", [largest, constant(tape, name, "step", np.array(1 / 127, np.float32))])
-        scale = tape.op("Max", [step, constant(tape, name, "tiny", np.array(1e-30, np.float32))])
-        whole = tape.op("Round", [tape.op("Div", [x, scale])])
-        shifted = tape.op("Add", [whole, constant(tape, name, "shift", np.array(128, np.float32))])
-        return scale, tape.op("Cast", [shifted], {"to": ir.DataType.UINT8})
 
 
 @dataclass(frozen=True)
@@ -153,6 +150,11 @@ class RowsAndBlocks(FormBase):
 
     def look_up(self, tape: ir.tape.Tape, ids: ir.Value, weights: Weights) -> ir.Value:
         return self.blocks.look_up(tape, ids, replace(weights, values=weights.values[:2]))
+
+
+def _is_flat(x: ir.Value) -> bool:
+    """Whether x is known to be (tokens, columns)."""
+    return x.shape is not None and len(x.shape) == 2
 
 
 def joined(first: Form, second: Form) -> Form:

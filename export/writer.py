@@ -106,13 +106,26 @@ def write_bundle(checkpoint: Checkpoint, aside: Path, plan: Plan, progress: Prog
         for filename, (group, kv) in plan.graphs().items():
             kind = KV_KINDS[kv]
             scales = _kv_scales(calibration) if kind.scaled else None
-            adapted = plan.adapted(named)
             model = build(
-                checkpoint.spec, checkpoint.vector, plan.context, kv=kind, scales=scales, adapted=adapted
+                checkpoint.spec,
+                checkpoint.vector,
+                plan.context,
+                kv=kind,
+                scales=scales,
+                adapted=plan.adapted(named),
+                flat=group.recipe.whole_products,
             )
             _save(model, aside / filename, layout, group.recipe)
-        model = build(checkpoint.spec, checkpoint.vector, plan.context, "genai", adapted=plan.adapted(named))
-        _save(model, aside / GENAI_GRAPH, layout, plan.device_groups[0].recipe)
+        recipe = plan.device_groups[0].recipe
+        model = build(
+            checkpoint.spec,
+            checkpoint.vector,
+            plan.context,
+            "genai",
+            adapted=plan.adapted(named),
+            flat=recipe.whole_products,
+        )
+        _save(model, aside / GENAI_GRAPH, layout, recipe)
     write_tokenizer(checkpoint.tokenizer, aside)
     write_genai(
         facts_of_model(checkpoint.spec, plan.context), checkpoint.generation, checkpoint.spec.family, aside

@@ -117,3 +117,11 @@ def test_a_scale_a_token_shields_tokens_from_each_other():
     multiply = session(Rows(), "matrix", None)
     alone, beside = (multiply.run(None, {"x": x})[0][0, 0] for x in (small, both))
     assert np.abs(alone - beside).max() < 1e-5 and np.abs(alone).max() > 1
+
+
+def test_a_row_of_zeros_gives_zeros():
+    """Its largest value is 0, by which it is divided."""
+    some = RNG.normal(size=(1, 1, 192)).astype(np.float32)
+    both = np.concatenate([np.zeros_like(some), some], axis=1)
+    found = session(Rows(), "matrix", None).run(None, {"x": both})[0]
+    assert not found[0, 0].any() and np.isfinite(found).all() and found[0, 1].any()
