@@ -67,6 +67,10 @@ class PullError(EdgertError):
     exit_code = 7
 
 
+class ConversationWarning(EdgertWarning):
+    """What a conversation goes on without: older turns in its prompts, keys and values that were kept."""
+
+
 class PromptTooLong(EdgertError):
     """A prompt that leaves no room to answer; nothing is ever cut off silently.
 

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import openai
@@ -14,6 +15,7 @@ import edgert
 from edgert.batch.setup import Setup
 from edgert.bundle import open_bundle
 from edgert.export import ExportOptions, export
+from edgert.serve import outgoing
 from edgert.serve.models import Served
 
 
@@ -208,6 +210,17 @@ def test_a_response_goes_on_with_an_earlier_one(client: openai.OpenAI, model: ed
     unkept = client.responses.create(model="tiny", input="fox", max_output_tokens=1, store=False)
     with pytest.raises(openai.NotFoundError, match="no response"):
         client.responses.create(model="tiny", input="fox", previous_response_id=unkept.id)
+
+
+def test_whoever_waits_is_kept_alive_in_streams_only(
+    client: openai.OpenAI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A comment before an answer of JSON would begin another kind of response."""
+    monkeypatch.setattr(outgoing, "KEEP_ALIVE_S", 0.0001)
+    asked: dict[str, Any] = {"model": "tiny", "input": "the quick brown fox " * 8, "max_output_tokens": 20}
+    whole = client.responses.create(**asked, temperature=0)
+    events = list(client.responses.create(**asked, temperature=0, stream=True))
+    assert events[-1].response.output_text == whole.output_text and whole.usage.output_tokens == 20
 
 
 def test_responses_call_tools(calling: openai.OpenAI) -> None:

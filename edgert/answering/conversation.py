@@ -16,7 +16,7 @@ from edgert.answering.overflow import Overflow, check, left_out
 from edgert.answering.request import Options, Request
 from edgert.answering.session import New, Row, Session
 from edgert.answering.stream import AsyncStream, Reading, Stream, Turn
-from edgert.errors import EdgertWarning, UsageError
+from edgert.errors import ConversationWarning, UsageError
 from edgert.saving import save_text
 from edgert.text.calls import ToolCall
 from edgert.text.template import Message, check_messages
@@ -67,7 +67,7 @@ class Conversation:
     one idle for longest loses its cache, and nothing else.
 
     `overflow`: what happens where the context has no room for another answer. "error" raises PromptTooLong.
-    "drop-oldest-turns" leaves the oldest questions and answers out of prompts, with an EdgertWarning that
+    "drop-oldest-turns" leaves the oldest questions and answers out of prompts, with a warning that
     counts them, until the rest takes half the context: what is left is read again, so this is done rarely.
     "slide" leaves out no more than it must, and so more often: each time, what is left is read again.
     `left_out` counts the messages at the beginning of `turns` that prompts leave out.
@@ -288,7 +288,7 @@ class Conversation:
             self.left_out = number
             full = f"the context of {context} tokens is full"  # the count grows: no two lines are the same
             warnings.warn(
-                f"{full}: prompts leave out the oldest {number} messages", EdgertWarning, stacklevel=4
+                f"{full}: prompts leave out the oldest {number} messages", ConversationWarning, stacklevel=4
             )
 
     def _answered(self, asked: list[Turn], its: Options, ended: threading.Event, how: Ending) -> None:

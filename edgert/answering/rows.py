@@ -12,7 +12,7 @@ from edgert.engine.engine import Engine
 from edgert.engine.kv_pool import KVPool
 from edgert.engine.runner import InPlaceRunner
 from edgert.engine.worker import Worker
-from edgert.errors import EdgertWarning
+from edgert.errors import ConversationWarning
 
 
 class Rows:
@@ -49,12 +49,13 @@ class Rows:
         """
         if session.how is None:
             lost = f"{session.folder}: the options of its answers are damaged: the usual ones hold"
-            warnings.warn(lost, EdgertWarning, stacklevel=3)
+            warnings.warn(lost, ConversationWarning, stacklevel=3)
         try:
             if not self._worker.do_while_idle(lambda engine: self._put(engine, owner, session)):
                 raise ValueError("something is being answered")
         except ValueError as error:
-            warnings.warn(f"{session.folder}: {error}: its text is read again", EdgertWarning, stacklevel=3)
+            again = f"{session.folder}: {error}: its text is read again"
+            warnings.warn(again, ConversationWarning, stacklevel=3)
 
     def _put(self, engine: Engine, owner: object, session: Session) -> None:
         pool, pieces = _pool(engine), session.keys_and_values(self.form)

@@ -26,7 +26,7 @@ import numpy.typing as npt
 
 from edgert.bundle.record import Between, Matching, read_record
 from edgert.engine.slots import common_prefix
-from edgert.errors import EdgertWarning, UsageError
+from edgert.errors import ConversationWarning, UsageError
 from edgert.file_lock import file_lock
 from edgert.saving import save_bytes, save_text
 from edgert.text.template import Message, check_messages
@@ -189,7 +189,7 @@ class Session:
 
     def _tell_who_waits(self) -> None:
         told = f"another process is saving {self.folder}: this turn is saved when that has ended"
-        warnings.warn(told, EdgertWarning, stacklevel=2)
+        warnings.warn(told, ConversationWarning, stacklevel=2)
 
     def keys_and_values(self, form: Form) -> list[KeysAndValues]:
         """Those of `cache.tokens`, a piece after another, mapped from their files.

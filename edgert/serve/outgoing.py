@@ -43,9 +43,9 @@ class Outgoing:
         await self._piece(_text(content) + "\n", LINES)
 
     @asynccontextmanager
-    async def kept_alive(self, every_s: float = KEEP_ALIVE_S) -> AsyncIterator[None]:
+    async def kept_alive(self) -> AsyncIterator[None]:
         """Between events comes a comment, which clients pass over, while a prompt is read for long."""
-        keeping = asyncio.create_task(self._keep_alive(every_s))
+        keeping = asyncio.create_task(self._keep_alive())
         try:
             yield
         finally:
@@ -56,10 +56,10 @@ class Outgoing:
         if not self.ended:
             await self._body("", more=False)
 
-    async def _keep_alive(self, every_s: float) -> None:
+    async def _keep_alive(self) -> None:
         while True:
             sent = self._pieces
-            await asyncio.sleep(every_s)
+            await asyncio.sleep(KEEP_ALIVE_S)
             if self._pieces == sent:
                 await self._piece(": \n\n", EVENTS)
 

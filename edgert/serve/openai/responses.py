@@ -6,6 +6,7 @@ import secrets
 import time
 from collections import OrderedDict
 from collections.abc import Iterator
+from contextlib import nullcontext
 from typing import Any
 
 from edgert.answering.reply import Chunk, Timings, join
@@ -34,7 +35,10 @@ class Responses:
         messages = [*self._earlier(body.previous_response_id), *body.messages()]
         head = [{"role": "system", "content": body.instructions}] if body.instructions else []
         question = Question(body.model, lambda _: [*head, *messages], body.options())
-        async with self._desk.ask(question, out.record) as answering, out.kept_alive():
+        async with (
+            self._desk.ask(question, out.record) as answering,
+            out.kept_alive() if body.stream else nullcontext(),
+        ):
             response = Response(body, answering.served.name)
             chunks = []
             async for chunk in answering.chunks():

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import warnings
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from edgert.answering.reply import Chunk
-from edgert.answering.stream import AsyncStream
-from edgert.errors import EdgertWarning
 from edgert.model import Model
 from edgert.serve.desk import Answering, Desk
 from edgert.serve.outgoing import Outgoing
@@ -60,19 +57,13 @@ class Ask:
             if body.after is not None:
                 talk.conversation.restore(before(talk.conversation.history, body.after))
             options = {**served.options, **body.options()}
-            async with _asked(talk, body.content, options) as stream:
+            async with talk.conversation.asend(body.content, **options) as stream:
                 await out.event({"session": name})
                 async for chunk in Answering(served, model, stream, out.record).chunks():
                     if chunk.text:
                         await out.event({chunk.channel: chunk.text})
                     if chunk.finish_reason:
                         await out.event({"end": _ending(chunk, model, talk)})
-
-
-def _asked(talk: Talk, content: str, options: dict[str, Any]) -> AsyncStream:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", EdgertWarning)  # the page tells what was left out
-        return talk.conversation.asend(content, **options)
 
 
 def _ending(last: Chunk, model: Model, talk: Talk) -> dict[str, Any]:

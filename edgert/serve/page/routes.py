@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import warnings
 from importlib import resources
 from typing import Any
 
@@ -11,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from edgert.errors import EdgertError
+from edgert.errors import ConversationWarning, EdgertError
 from edgert.serve.desk import Desk
 from edgert.serve.endpoint import Endpoint, Limits, refusal_of
 from edgert.serve.openai.refusals import OpenAI
@@ -55,6 +56,8 @@ class RemoveBody(BaseModel):
 
 def page_routes(desk: Desk, note: Note, limits: Limits) -> list[BaseRoute]:
     """All of them."""
+    # The page tells what was left out, and these lines would name a session, which its question names.
+    warnings.filterwarnings("ignore", category=ConversationWarning)
     dialect, open_talks = OpenAI(), talks.Talks()
     desk.models.closing.append(open_talks.let_go)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import warnings
 from collections import OrderedDict
 from collections.abc import Sequence, Set
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from edgert.answering.conversation import Conversation
 from edgert.answering.session import Session
 from edgert.chat import sessions
 from edgert.chat.sessions import KeptSession
-from edgert.errors import EdgertWarning, UsageError
+from edgert.errors import UsageError
 from edgert.model import Model
 from edgert.text.template import Message
 from edgert.text.thinking import Thinking
@@ -45,7 +44,7 @@ class Talks:
 
     def begin(self, question: str) -> str:
         """A name for a new conversation."""
-        name = name_for(question, self._begun)
+        name = name_for(question, self._begun | self._open.keys())
         self._begun.add(name)
         return name
 
@@ -53,15 +52,15 @@ class Talks:
         """Go on with a session, or begin one. Reads from disk: for a thread. Raises UsageError."""
         known = self._open.get(name)
         if known and known.goes_on_with(model):
+            self._open.move_to_end(name)
             return known
         folder = sessions.folder(name)
         begun = Session(folder).messages
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", EdgertWarning)  # what can't be restored is read again
-            conversation = model.conversation(
-                None if begun else system, session=folder, overflow="drop-oldest-turns"
-            )
+        system = None if begun else system
+        conversation = model.conversation(system, session=folder, overflow="drop-oldest-turns")
         self._open[name] = talk = Talk(name, model, conversation)
+        self._open.move_to_end(name)
+        self._begun.discard(name)  # from now on it is found on disk, or open
         while len(self._open) > MOST_OPEN:
             self._open.popitem(last=False)
         return talk
