@@ -212,6 +212,18 @@ def test_markdown_and_thoughts(page) -> None:
     expect(page.locator("#context")).to_contain_text("50 % of the context")
 
 
+def test_copying_works_where_browsers_keep_the_clipboard(page) -> None:
+    """As on a phone that reaches this machine by plain http."""
+    play(page, {"answer": "a fox"})
+    asked(page, "who?")
+    page.evaluate(
+        "window.kept = navigator.clipboard; Object.defineProperty(navigator, 'clipboard', {value: undefined})"
+    )
+    page.get_by_role("button", name="Copy").click()
+    expect(page.get_by_role("button", name="Copied")).to_be_visible()
+    assert page.evaluate("window.kept.readText()") == "a fox"
+
+
 def test_by_keyboard_alone(page) -> None:
     page.keyboard.type("one")
     page.keyboard.press("Shift+Enter")

@@ -1,5 +1,7 @@
 // Markdown to nodes. Text becomes text nodes only: nothing that a model writes is ever markup that can run.
 
+import { copy } from "./clipboard.js";
+
 const INLINE = /(`+)([^`]+?)\1|\*\*([^*]+?)\*\*|\*([^*\s][^*]*?)\*|\[([^\]]+)\]\((https?:\/\/[^\s)]+)\)/g;
 const FENCE = /^\s{0,3}(`{3,}|~{3,})\s*([^`\s]*)/;
 const HEADING = /^(#{1,6})\s+(.*)$/;
@@ -50,12 +52,9 @@ function fenced(lines, mark, language) {
   const code = [];
   while (lines.length && !lines[0].trim().startsWith(mark)) code.push(lines.shift());
   lines.shift();
-  const copy = element("button", { type: "button", class: "icon copy-code" }, "Copy");
-  copy.addEventListener("click", async () => {
-    await navigator.clipboard.writeText(code.join("\n"));
-    copy.textContent = "Copied";
-  });
-  const head = element("header", {}, element("span", {}, language || "code"), copy);
+  const button = element("button", { type: "button", class: "icon copy-code" }, "Copy");
+  button.addEventListener("click", () => copy(button, code.join("\n")));
+  const head = element("header", {}, element("span", {}, language || "code"), button);
   const block = element("pre", { tabindex: "0" }, element("code", {}, code.join("\n")));
   return element("div", { class: "fence" }, head, block);
 }

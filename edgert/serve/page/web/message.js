@@ -1,16 +1,12 @@
 // Messages: a question, and an answer that grows.
 
+import { copy } from "./clipboard.js";
 import { element, render } from "./markdown.js";
 
 function action(label, act) {
   const button = element("button", { type: "button" }, label);
   button.addEventListener("click", () => act(button));
   return button;
-}
-
-async function copy(button, text) {
-  await navigator.clipboard.writeText(text);
-  button.textContent = "Copied";
 }
 
 export function question(text, edit) {
