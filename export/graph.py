@@ -29,9 +29,9 @@ from .layer import (
     Positions,
     Vectors,
     flattened,
-    in_blocks,
     layer_nodes,
     norm,
+    turned,
     typed,
 )
 from .matrix import EMBEDDING, MatrixName, head_name
@@ -210,8 +210,8 @@ def _look_up(b: Builder, ids: ir.Value) -> ir.Value:
     """Hidden states before the first layer. Rows of a tied table are turned for the head: turned back."""
     spec = b.spec
     found = b.tape.op("Embedding", [ids], {"matrix": str(EMBEDDING)}, domain=ABSTRACT)
-    if spec.read_block and spec.tied_embeddings:
-        found = in_blocks(b, found, "embedding/hadamard", spec.read_block, spec.hidden_size)
+    if spec.read_turn and spec.tied_embeddings:
+        found = turned(b, found, "embedding/turned", spec.read_turn, spec.hidden_size)
     return found
 
 
@@ -221,8 +221,8 @@ def _head(b: Builder, x: ir.Value, inputs: Mapping[str, ir.Value]) -> ir.Value:
     picked = b.op("Gather", [x, wanted], "wanted", axis=1)
     if b.spec.head_mix:
         picked = b.op("MatMul", [picked, b.weight("head_mix.weight")], "head_mix")
-    if b.spec.read_block:
-        picked = in_blocks(b, picked, "head/hadamard", b.spec.read_block, b.spec.hidden_size)
+    if b.spec.read_turn:
+        picked = turned(b, picked, "head/turned", b.spec.read_turn, b.spec.hidden_size)
     matrix = str(head_name(b.spec))
     logits = typed(graph_io.LOGITS, ir.DataType.FLOAT, "batch", "wanted", b.spec.vocab_size)
     b.tape.op("Linear", [picked], {"matrix": matrix}, domain=ABSTRACT, name="head", output=logits)

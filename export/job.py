@@ -55,7 +55,9 @@ class Job:
         self._warn_of_recommended_sampling()
         self._warn_of_texts_left()
         sample = self._sample(recipe)
-        in_basis = rotated(self.checkpoint, recipe.hadamard) if recipe.rotated else self.checkpoint
+        in_basis = self.checkpoint
+        if recipe.rotated:
+            in_basis = rotated(in_basis, recipe.hadamard, spread=recipe.spread)
         if self.options.quant == "mixed" and sample is not None:
             recipe, manifest = self._mixed(in_basis, recipe, sample, aside)
         else:
@@ -107,8 +109,9 @@ class Job:
 
     def _adapters(self, recipe: Recipe) -> tuple[SeparateAdapter, ...]:
         """Those that stay beside the base, in its basis."""
-        separate = self.options.separate_adapters
-        turned = turns(self.checkpoint, recipe.hadamard) if recipe.rotated and separate else {}
+        separate, turned = self.options.separate_adapters, {}
+        if recipe.rotated and separate:
+            turned = turns(self.checkpoint, recipe.hadamard, spread=recipe.spread)
         return tuple(
             SeparateAdapter(name, open_adapter(folder, self.checkpoint), turned)
             for name, folder in separate.items()
@@ -174,8 +177,9 @@ class Job:
         power_of_two = spec.intermediate_size & -spec.intermediate_size
         wanted = max(recipe.hadamard, READ_BLOCK) if spec.post_norms else recipe.hadamard
         hadamard = min(wanted, power_of_two) if recipe.rotated else 0
+        spread = recipe.rotated and recipe.spread
         calibrated = recipe.calibrated and options.calibrate
-        return replace(recipe, scheme=options.quant, hadamard=hadamard, calibrated=calibrated)
+        return replace(recipe, scheme=options.quant, hadamard=hadamard, spread=spread, calibrated=calibrated)
 
     def _recipe(self, profile: DeviceProfile) -> Recipe:
         """What one device would have for itself."""

@@ -24,7 +24,7 @@ from .checkpoint import FloatArray
 from .checkpoint.rope import Rope
 from .checkpoint.spec import ModelSpec
 from .matrix import MatrixName
-from .rotation import hadamard
+from .rotation import BlockRotation, hadamard, hartley
 
 ABSTRACT = "edgert"
 MICROSOFT = "com.microsoft"
@@ -75,7 +75,10 @@ class Builder:
     def linear(self, x: ir.Value, matrix: MatrixName, bias: list[str]) -> ir.Value:
         """x (..., columns) times a matrix, transposed, plus the biases of its parts stacked."""
         if self.flat:
-            x.shape = ir.Shape([None, None])  # tells forms that they need not flatten it
+            x.type, x.shape = (
+                ir.TensorType(ir.DataType.FLOAT),
+                ir.Shape([None, None]),
+            )  # forms need not flatten it
         inputs: list[ir.Value | None] = [x]
         if bias:
             inputs.append(self.bias(matrix, bias))
@@ -156,8 +159,8 @@ def _reading(b: Builder, x: ir.Value, residual: ir.Value | None, name: str) -> t
         read, residual = norm(b, x, residual, name)
     else:
         read = residual = x if residual is None else b.op("Add", [x, residual], f"{name}/residual")
-    if size := b.spec.read_block:
-        read = in_blocks(b, read, f"{name}/hadamard", size, b.spec.hidden_size, flat=b.flat)
+    if turn := b.spec.read_turn:
+        read = turned(b, read, f"{name}/turned", turn, b.spec.hidden_size, flat=b.flat)
     return read, residual
 
 
@@ -223,11 +226,11 @@ def _attention(b: Builder, x: ir.Value, given: LayerInputs) -> ir.Value:
         domain=MICROSOFT,
         name=f"{prefix}.attention",
     )
-    return b.linear(
-        flattened(b, attended, spec.q_size, prefix),
-        MatrixName(layer, "o"),
-        [f"{prefix}.o.bias"] if spec.o_bias else [],
-    )
+    if turn := spec.o_turn:
+        attended = turned(b, attended, f"{prefix}.heads", turn, spec.q_size, flat=b.flat)
+    else:
+        attended = flattened(b, attended, spec.q_size, prefix)
+    return b.linear(attended, MatrixName(layer, "o"), [f"{prefix}.o.bias"] if spec.o_bias else [])
 
 
 def _normed_heads(b: Builder, qkv: ir.Value, prefix: str) -> tuple[ir.Value, ir.Value, ir.Value]:
@@ -256,9 +259,9 @@ def _mlp(b: Builder, x: ir.Value, layer: int) -> ir.Value:
     gate = b.linear(x, MatrixName(layer, "gate"), biases[:1])
     up = b.linear(x, MatrixName(layer, "up"), biases[1:])
     product = b.op("Mul", [_activated(b, gate, prefix), up], f"{prefix}.mlp")
-    if size := b.spec.down_block:
+    if turn := b.spec.down_turn:
         width = b.spec.intermediate_size
-        product = in_blocks(b, product, f"{prefix}.hadamard", size, width, flat=b.flat)
+        product = turned(b, product, f"{prefix}.turned", turn, width, flat=b.flat)
     return b.linear(product, MatrixName(layer, "down"), [f"{prefix}.down.bias"] if b.spec.mlp_bias else [])
 
 
@@ -268,16 +271,22 @@ def _activated(b: Builder, gate: ir.Value, prefix: str) -> ir.Value:
     return b.op("QuickGelu", [gate], f"{prefix}.silu", alpha=1.0)  # with alpha 1 SiLU in one node
 
 
-def in_blocks(b: Builder, x: ir.Value, name: str, size: int, width: int, *, flat: bool = False) -> ir.Value:
-    """x (batch, sequence, width), (tokens, width) if `flat`, each block of `size` channels times a Hadamard
-    matrix; twice, it is x.
-    """
-    axes = [-1] if flat else [0, 0]
-    shape = b.shared(f"blocks.{size}", np.array([*axes, width // size, size], np.int64))
-    blocks = b.op("Reshape", [x, shape], f"{name}/blocks")
-    turned = b.op("MatMul", [blocks, b.shared(f"hadamard.{size}", hadamard(size))], name)
+def turned(
+    b: Builder, x: ir.Value, name: str, turn: BlockRotation, width: int, *, flat: bool = False
+) -> ir.Value:
+    """x (batch, sequence, width) rotated; `flat`: as (tokens, width), which x may be, too."""
+    axes, size = [-1] if flat else [0, 0], turn.size
+    groups = [width // size] if turn.across == 1 else [width // size // turn.across, turn.across]
+    label = "x".join(map(str, (*groups, size)))
+    shape = b.shared(f"blocks.{label}", np.array([*axes, *groups, size], np.int64))
+    x = b.op("Reshape", [x, shape], f"{name}/blocks")
+    if turn.hadamard:
+        x = b.op("MatMul", [x, b.shared(f"hadamard.{size}", hadamard(size))], name)
+    if turn.across > 1:
+        across = b.shared(f"hartley.{turn.across}", hartley(turn.across))
+        x = b.op("MatMul", [across, x], f"{name}/across")
     whole = b.shared(f"whole.{width}", np.array([*axes, width], np.int64))
-    return b.op("Reshape", [turned, whole], f"{name}/flat")
+    return b.op("Reshape", [x, whole], f"{name}/whole")
 
 
 def flattened(b: Builder, x: ir.Value, width: int, name: str) -> ir.Value:

@@ -22,7 +22,6 @@ from .graph import build_layer
 from .lower import lower
 from .matrix import Matrix, MatrixName, head_name, matrices
 from .recipe import fp32
-from .rotation import hadamard
 from .threads import ordered_map
 
 BATCH_TOKENS = 2048  # run at a time
@@ -116,8 +115,8 @@ class Layerwise:
 
     def _as_read(self, rows: FloatArray) -> FloatArray:
         """Rows (n, hidden_size) turned as what reads the residual stream has them turned."""
-        size = self.checkpoint.spec.read_block
-        return (rows.reshape(-1, size) @ hadamard(size)).reshape(rows.shape) if size else rows
+        turn = self.checkpoint.spec.read_turn
+        return turn(rows) if turn else rows
 
     @property
     def head(self) -> Matrix:

@@ -21,7 +21,7 @@ class Recipe:
     `wide` are the 8-bit forms that a 4-bit recipe may give to some.
 
     `calibrated`: weights are rounded by what they multiply. `rotated`: in another basis, with `hadamard`
-    inputs of down rotated together at run time.
+    inputs of down rotated together at run time; with `spread` also such blocks with each other, and heads.
     """
 
     scheme: str
@@ -31,6 +31,7 @@ class Recipe:
     calibrated: bool = False
     rotated: bool = False
     hadamard: int = 0
+    spread: bool = False
 
     @property
     def label(self) -> str:
@@ -78,6 +79,7 @@ class Recipe:
             rounding="gptq" if self.calibrated else "nearest",
             rotated=self.rotated,
             hadamard=self.hadamard,
+            spread=self.spread,
         )
 
     def reading(self, other: Recipe) -> Recipe:
@@ -90,6 +92,7 @@ class Recipe:
             calibrated=other.calibrated,
             rotated=other.rotated,
             hadamard=other.hadamard,
+            spread=other.spread,
         ).at_8_bits(other.exceptions)
 
     def at_8_bits(self, names: Iterable[MatrixName]) -> Recipe:
@@ -114,6 +117,7 @@ def shared(recipes: Sequence[Recipe]) -> Recipe:
             calibrated=first.calibrated or other.calibrated,
             rotated=first.rotated or other.rotated,
             hadamard=max(first.hadamard, other.hadamard),
+            spread=first.spread or other.spread,
         )
     return first
 
@@ -134,6 +138,7 @@ def int8(profile: DeviceProfile, block_size: int | None = None) -> Recipe:
         calibrated=wanted.calibrate,
         rotated=wanted.rotate,
         hadamard=wanted.hadamard,
+        spread=wanted.spread,
     )
 
 
@@ -147,6 +152,7 @@ def int4(profile: DeviceProfile, block_size: int | None = None) -> Recipe:
         calibrated=wanted.calibrate,
         rotated=wanted.rotate,
         hadamard=wanted.hadamard,
+        spread=wanted.spread,
     )
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
-from .checkpoint import FloatArray
+FloatArray = npt.NDArray[np.float32]
 
 SEED = 20  # any: seeds differ by a few per cent of divergence
 LARGEST_FACTOR = 64
+MOST_ACROSS = 32
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,42 @@ def random_rotation(size: int, seed: int = SEED) -> Rotation:
         rest //= step
     signs = rng.choice(np.array([-1, 1], np.float32), size)
     return Rotation(signs, tuple(factors))
+
+
+@dataclass(frozen=True)
+class BlockRotation:
+    """What a graph does to an input at run time: each block of `size` channels times a Hadamard matrix,
+    if `hadamard`, and then a Hartley matrix across each `across` neighbouring blocks.
+
+    Both are their own inverse, and work on different axes: done twice, all is as before.
+    """
+
+    size: int
+    across: int = 1
+    hadamard: bool = True
+
+    def __call__(self, x: FloatArray) -> FloatArray:
+        """x (..., channels), rotated."""
+        blocks = x.reshape(-1, self.across, self.size)
+        if self.hadamard:
+            blocks = blocks @ hadamard(self.size)
+        if self.across > 1:
+            blocks = hartley(self.across) @ blocks
+        return blocks.reshape(x.shape)
+
+
+def across(blocks: int) -> int:
+    """How many neighbouring blocks a graph can mix cheaply: the most up to 32 that divide all of them."""
+    return next(count for count in range(min(blocks, MOST_ACROSS), 0, -1) if blocks % count == 0)
+
+
+def hartley(size: int) -> FloatArray:
+    """The matrix of the discrete Hartley transform, scaled to be orthogonal; symmetric, of any size.
+
+    No number of it is larger than sqrt(2 / size): what one block holds alone is spread over all.
+    """
+    angles = 2 * np.pi * np.outer(np.arange(size), np.arange(size)) / size
+    return ((np.cos(angles) + np.sin(angles)) / np.sqrt(size)).astype(np.float32)
 
 
 def hadamard(size: int) -> FloatArray:

@@ -19,7 +19,7 @@ from threading import Lock
 
 import numpy as np
 
-from edgert.export.rotation import Rotation, hadamard, random_rotation
+from edgert.export.rotation import BlockRotation, Rotation, across, random_rotation
 
 from . import Checkpoint, FloatArray, InMemory, StoredTensor
 from .spec import ModelSpec
@@ -49,37 +49,53 @@ class Turn:
         return x
 
 
-def rotated(checkpoint: Checkpoint, down_block: int = 0) -> Checkpoint:
+def rotated(checkpoint: Checkpoint, hadamard: int = 0, *, spread: bool = False) -> Checkpoint:
     """The checkpoint in a random basis; what it computes is the same up to float32 rounding.
 
-    `down_block`: how many channels of down's input the graph rotates together (a power of two that divides
-    the intermediate size), 0 for none.
+    `hadamard`: how many channels of down's input the graph rotates together (a power of two that divides
+    the intermediate size), 0 for none. `spread`: the graph also mixes such blocks with each other, and heads
+    before o.
     """
-    spec, rotator = _rotate(checkpoint, down_block)
+    spec, rotator = _rotate(checkpoint, hadamard, spread)
     return replace(checkpoint, spec=spec, tensors=rotator.tensors)
 
 
-def turns(checkpoint: Checkpoint, down_block: int = 0) -> Mapping[str, Turn]:
+def turns(checkpoint: Checkpoint, hadamard: int = 0, *, spread: bool = False) -> Mapping[str, Turn]:
     """What `rotated` does to each matrix, by name: for what is added to one in the same basis."""
-    return _rotate(checkpoint, down_block)[1].turns
+    return _rotate(checkpoint, hadamard, spread)[1].turns
 
 
-def _rotate(checkpoint: Checkpoint, down_block: int) -> tuple[ModelSpec, _Rotator]:
-    spec = checkpoint.spec
+def _rotate(checkpoint: Checkpoint, hadamard: int, spread: bool) -> tuple[ModelSpec, _Rotator]:
+    spec = _with_turns(checkpoint.spec, hadamard, spread)
     rotator = _Rotator(dict(checkpoint.tensors), spec)
     layers = [f"layers.{layer}" for layer in range(spec.num_layers)]
     for layer in layers:
         rotator.rotate_heads(layer)
-        if down_block:
-            rotator.rotate_down(layer, down_block)
-    spec = replace(spec, down_block=down_block)
-    if spec.post_norms:
-        spec = replace(spec, read_block=min(READ_BLOCK, spec.hidden_size & -spec.hidden_size))
-        rotator.rotate_reads(layers, spec.read_block)
+        if spec.down_turn:
+            rotator.turn_input(f"{layer}.down", spec.down_turn)
+        if spec.o_turn:
+            rotator.turn_input(f"{layer}.o", spec.o_turn)
+    if spec.read_turn:
+        rotator.rotate_reads(layers, spec.read_turn)
     else:
-        spec = replace(spec, head_mix=spec.tied_embeddings)
         rotator.rotate_stream(layers)
     return spec, rotator
+
+
+def _with_turns(spec: ModelSpec, hadamard: int, spread: bool) -> ModelSpec:
+    """The spec with what its graph rotates at run time."""
+
+    def turn(width: int, size: int) -> BlockRotation:
+        return BlockRotation(size, across(width // size) if spread else 1)
+
+    if hadamard:
+        spec = replace(spec, down_turn=turn(spec.intermediate_size, hadamard))
+    if spread:
+        spec = replace(spec, o_turn=BlockRotation(spec.head_dim, across(spec.num_heads), hadamard=False))
+    if spec.post_norms:
+        size = min(READ_BLOCK, spec.hidden_size & -spec.hidden_size)
+        return replace(spec, read_turn=turn(spec.hidden_size, size))
+    return replace(spec, head_mix=spec.tied_embeddings)
 
 
 class _Rotator:
@@ -101,19 +117,19 @@ class _Rotator:
         self._bias(f"{layer}.v", groups)
         self._columns(f"{layer}.o", _per_head(self.heads))
 
-    def rotate_down(self, layer: str, block: int) -> None:
-        """The columns of down, whose input the graph rotates."""
-        self._columns(f"{layer}.down", _in_blocks(block))
+    def turn_input(self, name: str, turn: BlockRotation) -> None:
+        """The columns of a matrix whose input the graph rotates."""
+        self._columns(name, turn)
 
-    def rotate_reads(self, layers: list[str], block: int) -> None:
+    def rotate_reads(self, layers: list[str], turn: BlockRotation) -> None:
         """The columns of what reads the residual stream, whose input the graph rotates.
 
         Rows of a tied table are looked up as the head has them: the graph turns them back.
         """
-        self._columns("embedding" if self.tied else "head", _in_blocks(block))
+        self._columns("embedding" if self.tied else "head", turn)
         for layer in layers:
             for name in ("q", "k", "v", "gate", "up"):
-                self._columns(f"{layer}.{name}", _in_blocks(block))
+                self._columns(f"{layer}.{name}", turn)
 
     def rotate_stream(self, layers: list[str]) -> None:
         """The residual stream: what is looked up, what layers read and write, what the head reads."""
@@ -171,12 +187,6 @@ def _by_head(head: Rotation) -> Transform:
 def _per_head(head: Rotation) -> Transform:
     """Columns of o, a head's at a time."""
     return lambda x: head.right(x.reshape(-1, head.size)).reshape(x.shape)
-
-
-def _in_blocks(size: int) -> Transform:
-    """Columns of down; a Hadamard matrix is its own inverse."""
-    matrix = hadamard(size)
-    return lambda x: (x.reshape(-1, size) @ matrix).reshape(x.shape)
 
 
 @dataclass(frozen=True)

@@ -116,7 +116,12 @@ class OptimumJob:
             named = " and ".join(profile.name for profile in self.profiles)
             raise UsageError(f"{named} read weights in different ways: via optimum, export one for each")
         return replace(
-            shared(recipes), scheme=self.options.quant, rotated=False, calibrated=False, hadamard=0
+            shared(recipes),
+            scheme=self.options.quant,
+            rotated=False,
+            calibrated=False,
+            hadamard=0,
+            spread=False,
         )
 
     def _recipe(self, profile: DeviceProfile) -> Recipe:
