@@ -12,7 +12,12 @@ def genai_config(facts: ModelFacts, generation: GenerationDefaults, kind: str) -
     eos = list(generation.eos_token_ids)
     pad = eos[0] if eos else 0
     decoder = {
-        "session_options": {"log_id": "onnxruntime-genai", "provider_options": []},
+        "session_options": {
+            "log_id": "onnxruntime-genai",
+            "provider_options": [],
+            # Sums of 8-bit products must not overflow, as they do on x86 without VNNI.
+            "session.x64quantprecision": "1",
+        },
         "filename": GENAI_GRAPH,
         "head_size": facts.head_dim,
         "hidden_size": facts.hidden_size,

@@ -224,6 +224,8 @@ def _head(b: Builder, x: ir.Value, inputs: Mapping[str, ir.Value]) -> ir.Value:
     if b.spec.read_turn:
         picked = turned(b, picked, "head/turned", b.spec.read_turn, b.spec.hidden_size)
     matrix = str(head_name(b.spec))
-    logits = typed(graph_io.LOGITS, ir.DataType.FLOAT, "batch", "wanted", b.spec.vocab_size)
+    # onnxruntime-genai sets aside a row per token unless it is told that there is one.
+    rows = "wanted" if graph_io.LOGITS_POSITIONS in inputs else 1
+    logits = typed(graph_io.LOGITS, ir.DataType.FLOAT, "batch", rows, b.spec.vocab_size)
     b.tape.op("Linear", [picked], {"matrix": matrix}, domain=ABSTRACT, name="head", output=logits)
     return logits

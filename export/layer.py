@@ -277,7 +277,7 @@ def turned(
     """x (batch, sequence, width) rotated; `flat`: as (tokens, width), which x may be, too."""
     axes, size = [-1] if flat else [0, 0], turn.size
     groups = [width // size] if turn.across == 1 else [width // size // turn.across, turn.across]
-    label = "x".join(map(str, (*groups, size)))
+    label = "x".join(map(str, (*axes, *groups, size)))
     shape = b.shared(f"blocks.{label}", np.array([*axes, *groups, size], np.int64))
     x = b.op("Reshape", [x, shape], f"{name}/blocks")
     if turn.hadamard:
@@ -285,7 +285,7 @@ def turned(
     if turn.across > 1:
         across = b.shared(f"hartley.{turn.across}", hartley(turn.across))
         x = b.op("MatMul", [across, x], f"{name}/across")
-    whole = b.shared(f"whole.{width}", np.array([*axes, width], np.int64))
+    whole = b.shared(f"whole.{len(axes)}.{width}", np.array([*axes, width], np.int64))
     return b.op("Reshape", [x, whole], f"{name}/whole")
 
 

@@ -53,7 +53,10 @@ def _replace(
     else:
         output = form.multiply(tape, x, weights, node.inputs[1] if len(node.inputs) > 1 else None)
     for value in tape.initializers:
-        graph.register_initializer(value)
+        if known := graph.initializers.get(value.name):  # constants that all matrices of a form read
+            ir.convenience.replace_all_uses_with(value, known)
+        else:
+            graph.register_initializer(value)
     ir.convenience.replace_nodes_and_values(graph, node, [node], tape.nodes, node.outputs, [output])
     return slots
 

@@ -39,11 +39,27 @@ class Recipe:
         return self.forms["down"].label
 
     @property
-    def whole_products(self) -> bool:
-        """Whether matrices of layers are multiplied by whole integer products."""
-        kinds = {kind: form for kind, form in self.forms.items() if kind != "head"}
-        named = {name: form for name, form in self.exceptions.items() if name.layer is not None}
-        return any(isinstance(form, Rows) for form in (*kinds.values(), *named.values()))
+    def has_rows(self) -> bool:
+        """Whether some matrices are multiplied by whole integer products."""
+        return any(isinstance(form, Rows) for form in (*self.forms.values(), *self.exceptions.values()))
+
+    @property
+    def flat(self) -> bool:
+        """Whether most matrices of layers are multiplied so: layers are then best flat (see Builder)."""
+        return isinstance(self.forms["down"], Rows)
+
+    @property
+    def unsigned(self) -> Recipe:
+        """The same weights, read by whole products without a sign."""
+
+        def read(form: Form) -> Form:
+            return replace(form, unsigned=True) if isinstance(form, Rows) else form
+
+        return replace(
+            self,
+            forms={kind: read(form) for kind, form in self.forms.items()},
+            exceptions={name: read(form) for name, form in self.exceptions.items()},
+        )
 
     def form(self, matrix: MatrixName) -> Form:
         """Before it is fitted to a number of columns."""
@@ -127,9 +143,9 @@ def fp32() -> Recipe:
 
 
 def int8(profile: DeviceProfile, block_size: int | None = None) -> Recipe:
-    """8 bits everywhere, in the form that a device has kernels for; `block_size` overrides its own.
+    """8 bits everywhere, in the form that a device is quickest with, or in blocks of `block_size` if given.
 
-    Raises UsageError where there are no blocks.
+    Raises UsageError where blocks have no kernel.
     """
     wanted = profile.int8
     return Recipe(
@@ -161,9 +177,11 @@ def _forms(bits: int, profile: DeviceProfile, block_size: int | None) -> dict[st
     if wanted.form == "blocks":
         level, sizes = wanted.accuracy_level, wanted.block_size
         return {kind: Blocks(bits, block_size or size, level) for kind, size in sizes.items()}
-    if block_size is not None:
+    if block_size is None:
+        return dict.fromkeys(MATRICES, Rows())
+    if profile.is_slow("blocks8"):
         raise UsageError(f"--block-size: on {profile.name} 8 bits have one scale per row")
-    return dict.fromkeys(MATRICES, Rows())
+    return dict.fromkeys(MATRICES, Blocks(8, block_size, profile.int4.accuracy_level))
 
 
 def with_fine_head(recipe: Recipe, checkpoint: Checkpoint, matrices: Mapping[MatrixName, Matrix]) -> Recipe:

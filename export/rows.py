@@ -13,13 +13,16 @@ from .layer import MICROSOFT
 from .rounding import gptq, nearest
 
 LAST = np.array([-1])
+ALL = "rows"  # owner of the constants that all matrices read
 
 
 @dataclass(frozen=True)
 class Rows(FormBase):
     """8-bit codes and one float32 scale per row, for cores that have integer kernels for whole products only.
 
-    `shared`: stored around 128, as blocks want them, and turned around 0 at load, which takes memory then.
+    `shared`: stored around 128, as blocks want them. `unsigned`: read around 128, for x86 without VNNI, where
+    sums of signed products overflow. Where one isn't the other, codes are turned at load, which takes memory
+    then.
 
     Activations take a scale per token, which no single operator does; DynamicQuantizeLinear's one scale for
     all tokens destroys small models. Good only where no channel stands out (basis.py).
@@ -27,6 +30,7 @@ class Rows(FormBase):
 
     bits: int = 8
     shared: bool = False
+    unsigned: bool = False
 
     @property
     def label(self) -> str:
@@ -40,8 +44,8 @@ class Rows(FormBase):
         return replace(self, shared=isinstance(storage, RowsAndBlocks))
 
     def pieces(self, shape: tuple[int, int], use: Use) -> tuple[Piece, ...]:
-        del use
-        dtype = ir.DataType.UINT8 if self.shared else ir.DataType.INT8
+        around_128 = self.shared or (self.unsigned and use == "matrix")
+        dtype = ir.DataType.UINT8 if around_128 else ir.DataType.INT8
         return Piece("codes", dtype, shape), Piece("row_scales", ir.DataType.FLOAT, (shape[0],))
 
     def encode(self, rows: FloatArray, factor: FloatArray | None) -> tuple[Array, ...]:
@@ -63,10 +67,10 @@ class Rows(FormBase):
         """
         name = weights.name
         largest = tape.op(
-            "ReduceMax", [tape.op("Abs", [x]), constant(tape, name, "last", LAST)], {"keepdims": 1}
+            "ReduceMax", [tape.op("Abs", [x]), constant(tape, ALL, "last", LAST)], {"keepdims": 1}
         )
-        step = constant(tape, name, "step", np.array(1 / 127, np.float32))
-        middle = constant(tape, name, "middle", np.array(128, np.uint8))
+        step = constant(tape, ALL, "step", np.array(1 / 127, np.float32))
+        middle = constant(tape, ALL, "middle", np.array(128, np.uint8))
         # A token of zeros gives NaN here, then any code, and times its largest value 0 again.
         codes = tape.op("QuantizeLinear", [tape.op("Div", [x, largest]), step, middle])
         flat = _is_flat(x)
@@ -75,8 +79,9 @@ class Rows(FormBase):
                 "Reshape", [codes, constant(tape, name, "flat", np.array([-1, weights.shape[1]]))]
             )
         stored, scales = weights.values
-        zeros = constant(tape, name, "zeros", np.zeros(weights.shape[0], np.int8))
-        inputs = [codes, step, middle, self._signed(tape, stored, name), scales, zeros]
+        zero = np.uint8(128) if self.unsigned else np.int8(0)
+        zeros = constant(tape, name, f"zeros.{zero.dtype}", np.full(weights.shape[0], zero))
+        inputs = [codes, step, middle, self._as_read(tape, stored, name), scales, zeros]
         product = tape.op("QGemm", inputs, {"transB": 1}, domain=MICROSOFT, name=name)
         if not flat:
             product = self._as_before(tape, product, x, weights)
@@ -93,18 +98,18 @@ class Rows(FormBase):
         codes, scales = weights.values
         picked = tape.op("Cast", [tape.op("Gather", [codes, ids])], {"to": ir.DataType.FLOAT})
         if self.shared:
-            middle = constant(tape, weights.name, "middle", np.array(128, np.float32))
-            picked = tape.op("Sub", [picked, middle])
-        axis = constant(tape, weights.name, "last", LAST)
+            shift = constant(tape, ALL, "shift", np.array(128, np.float32))
+            picked = tape.op("Sub", [picked, shift])
+        axis = constant(tape, ALL, "last", LAST)
         scale = tape.op("Unsqueeze", [tape.op("Gather", [scales, ids]), axis])
         return tape.op("Mul", [picked, scale], name=weights.name)
 
-    def _signed(self, tape: ir.tape.Tape, codes: ir.Value, name: str) -> ir.Value:
-        """Codes around 0, made once at load: with unsigned weights a token takes 1.6 times as long."""
-        if not self.shared:
+    def _as_read(self, tape: ir.tape.Tape, codes: ir.Value, name: str) -> ir.Value:
+        """Codes around 0, or 128 if `unsigned`: then a token takes 1.6 times as long on a Cortex-A72."""
+        if self.shared == self.unsigned:
             return codes
-        flipped = tape.op("BitwiseXor", [codes, constant(tape, name, "sign", np.array(128, np.uint8))])
-        return tape.op("Cast", [flipped], {"to": ir.DataType.INT8})
+        flipped = tape.op("BitwiseXor", [codes, constant(tape, ALL, "sign", np.array(128, np.uint8))])
+        return flipped if self.unsigned else tape.op("Cast", [flipped], {"to": ir.DataType.INT8})
 
 
 @dataclass(frozen=True)

@@ -96,6 +96,11 @@ def _graph_name(label: str, kv: str) -> str:
     return "-".join(["model", *filter(None, [label])]) + KV_KINDS[kv].suffix + ".onnx"
 
 
+def _unsigned(graph: str, recipe: Recipe) -> str:
+    """The file name of a graph's unsigned twin; empty if it needs none."""
+    return f"{graph.removesuffix('.onnx')}-unsigned.onnx" if recipe.has_rows else ""
+
+
 def write_bundle(checkpoint: Checkpoint, aside: Path, plan: Plan, progress: Progress) -> Manifest:
     """Write every file of the bundle into `aside`. Raises ValueError if a matrix doesn't fit its form."""
     named = matrices(checkpoint)
@@ -106,16 +111,20 @@ def write_bundle(checkpoint: Checkpoint, aside: Path, plan: Plan, progress: Prog
         for filename, (group, kv) in plan.graphs().items():
             kind = KV_KINDS[kv]
             scales = _kv_scales(calibration) if kind.scaled else None
-            model = build(
-                checkpoint.spec,
-                checkpoint.vector,
-                plan.context,
-                kv=kind,
-                scales=scales,
-                adapted=plan.adapted(named),
-                flat=group.recipe.whole_products,
-            )
-            _save(model, aside / filename, layout, group.recipe)
+            recipes = {filename: group.recipe}
+            if unsigned := _unsigned(filename, group.recipe):
+                recipes[unsigned] = group.recipe.unsigned
+            for name, recipe in recipes.items():
+                model = build(
+                    checkpoint.spec,
+                    checkpoint.vector,
+                    plan.context,
+                    kv=kind,
+                    scales=scales,
+                    adapted=plan.adapted(named),
+                    flat=recipe.flat,
+                )
+                _save(model, aside / name, layout, recipe)
         recipe = plan.device_groups[0].recipe
         model = build(
             checkpoint.spec,
@@ -123,7 +132,7 @@ def write_bundle(checkpoint: Checkpoint, aside: Path, plan: Plan, progress: Prog
             plan.context,
             "genai",
             adapted=plan.adapted(named),
-            flat=recipe.whole_products,
+            flat=recipe.flat,
         )
         _save(model, aside / GENAI_GRAPH, layout, recipe)
     write_tokenizer(checkpoint.tokenizer, aside)
@@ -284,7 +293,8 @@ def _manifest(
     checkpoint: Checkpoint, plan: Plan, files: Mapping[str, FileFacts], quantization: Quantization
 ) -> Manifest:
     graphs = {
-        name: GraphFacts(group.recipe.label, group.devices, kv) for name, (group, kv) in plan.graphs().items()
+        name: GraphFacts(group.recipe.label, group.devices, kv, unsigned=_unsigned(name, group.recipe))
+        for name, (group, kv) in plan.graphs().items()
     }
     return Manifest(
         name=plan.name,

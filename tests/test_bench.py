@@ -104,15 +104,14 @@ def parameters(family):
 
 
 def test_a_step_reads_every_matrix_once_as_it_is_stored(checkpoints, tmp_path):
-    """By hand: codes of a byte; a float32 scale for 64 weights, for 32 of down, whose 96 columns 64 don't
-    fill.
-    """
+    """By hand: codes of a byte; a float32 scale and a zero per row; and what rotates inputs of o and down."""
     q, k, o, mlp = 64 * 64, 32 * 64, 64 * 64, 96 * 64
-    layer = q + 2 * k + o + 3 * mlp + 4 * ((q + 2 * k + o + 2 * mlp) // 64 + mlp // 32)
-    head = 320 * 64 + 4 * 320
-    norms, mixing, angles = 7 * 64 * 4, 64 * 64 * 4, 2 * 8 * 4
+    layer = q + 2 * k + o + 3 * mlp + 5 * (64 + 2 * 32 + 64 + 2 * 96 + 64)
+    head = 320 * 64 + 5 * 320
+    norms, mixing, angles, turns = 7 * 64 * 4, 64 * 64 * 4, 2 * 8 * 4, 4 * (32 * 32 + 3 * 3 + 4 * 4)
     export(checkpoints("llama"), tmp_path / "b", ExportOptions(devices=("laptop-cpu",), verify=False))
-    assert step_bytes(open_bundle(tmp_path / "b"), "model.onnx") == 3 * layer + head + norms + mixing + angles
+    wanted = 3 * layer + head + norms + mixing + angles + turns
+    assert 0 <= step_bytes(open_bundle(tmp_path / "b"), "model.onnx") - wanted < 256  # shapes
 
 
 @pytest.mark.parametrize(("family", "unread"), [("smollm3", 0), ("qwen2", 319 * 64)])

@@ -262,7 +262,7 @@ def test_stats_go_beside_the_answer(bundles):
 def test_info_shows_the_facts(bundles):
     screen = run("info", bundles(), "--verify").stdout
     assert "llama, 0 M parameters, 3 layers" in screen
-    assert "weights per scale: qkv 64, o 64, gate 64, up 64, down 32, head 64; calibrated; rotated" in screen
+    assert "bits per weight; one scale per row; calibrated; rotated" in screen
     assert "not measured (--no-verify)" in screen
     assert json.loads(run("info", bundles(), "--json").stdout)["format_version"] == 4
 

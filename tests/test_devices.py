@@ -53,11 +53,12 @@ def test_a_users_own_profile(tmp_path):
     [
         ("context = 4096", "", "the profile lacks 'context'"),
         ("context = 4096", "context = ]", "not valid TOML"),
-        ('form = "blocks"', 'form = "rings"', "int8.form must be blocks or rows"),
-        ("default = 64", "default = 33", "int8.block_size.default must be 16, 32, 64, 128 or 256, not 33"),
-        ("default = 64", "default = 64\ndown = 33", "int8.block_size.down must be 16, 32"),
-        ("default = 64", "", "the profile lacks 'int8.block_size.qkv'"),
-        ("default = 64", "default = 64\ndwon = 32", "int8.block_size.dwon must be qkv, o, gate"),
+        ('form = "rows"', 'form = "rings"', "int8.form must be blocks or rows"),
+        ('form = "blocks"', 'form = "rows"', "int4.form must be blocks, not 'rows'"),
+        ("default = 64", "default = 33", "int4.block_size.default must be 16, 32, 64, 128 or 256, not 33"),
+        ("default = 64", "default = 64\ndown = 33", "int4.block_size.down must be 16, 32"),
+        ("default = 64", "", "the profile lacks 'int4.block_size.qkv'"),
+        ("default = 64", "default = 64\ndwon = 32", "int4.block_size.dwon must be qkv, o, gate"),
         ('"laptop-cpu"', '"My Laptop"', "name must be lower-case"),
         ("rotate = true", "", "the profile lacks 'rotate'"),
     ],
@@ -120,7 +121,7 @@ def test_shipped_profiles_do_not_repeat_what_they_extend():
 
 def test_the_old_form_still_loads(tmp_path):
     """Each kind of matrix by its own name, as all profiles had it before there was a default."""
-    kinds = "\n".join(f"{kind} = 64" for kind in ("qkv", "o", "gate", "up", "down", "head"))
+    kinds = "\n".join(f"{kind} = 64" for kind in ("qkv", "o", "gate", "up", "down"))
     text = SHIPPED.replace("default = 64\n", f"{kinds}\n", 1)
     old = devices.load(write(tmp_path, "old.toml", text))
     assert dataclasses.replace(old, source="laptop-cpu") == devices.load("laptop-cpu")
@@ -128,8 +129,8 @@ def test_the_old_form_still_loads(tmp_path):
 
 def test_a_default_is_for_all_matrices_but_the_exceptions(tmp_path):
     text = SHIPPED.replace("default = 64", "default = 128\ndown = 16", 1)
-    sizes = devices.load(write(tmp_path, "mine.toml", text)).int8.block_size
-    assert sizes == {"qkv": 128, "o": 128, "gate": 128, "up": 128, "down": 16, "head": 128}
+    sizes = devices.load(write(tmp_path, "mine.toml", text)).int4.block_size
+    assert sizes == {"qkv": 128, "o": 128, "gate": 128, "up": 128, "down": 16, "head": 32}
 
 
 def test_a_profile_has_what_it_extends_and_its_own(tmp_path):

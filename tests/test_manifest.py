@@ -36,7 +36,8 @@ def measured(format_3):
     table |= {"format_version": 4, "requires": []}
     table["origin"] |= {"adapters": [], "revision": None}
     for graph in table["graphs"].values():
-        graph |= {"cache": "shared", "attention_biases": 0}
+        graph |= {"cache": "shared", "attention_biases": 0, "unsigned": ""}
+    table["quantization"]["spread"] = False
     table["adapters"] = {}
     path.write_text(json.dumps(table), "utf-8")
     return format_3, table

@@ -164,8 +164,8 @@ def test_below_max_kl_it_does_not(checkpoints, tmp_path):
 def test_a_basis_gone_wrong_would_be_seen(checkpoints, tmp_path, monkeypatch):
     """The reference is the checkpoint as it came, not as it is stored."""
 
-    def wrong(checkpoint, down_block=0):
-        turned = basis.rotated(checkpoint, down_block)
+    def wrong(checkpoint, hadamard, *, spread):
+        turned = basis.rotated(checkpoint, hadamard, spread=spread)
         turned.tensors["layers.1.o.weight"] = checkpoint.tensors["layers.1.o.weight"]
         return turned
 

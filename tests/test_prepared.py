@@ -335,4 +335,5 @@ def test_a_replacement_that_was_cut_short_can_be_finished(bundle, copy, monkeypa
     monkeypatch.undo()
     assert edgert.load(bundle.folder).generate([1, 2], max_tokens=2).token_ids
     copy.replace_original()
-    assert open_bundle(bundle.folder).replaced == ("model.onnx.data", "genai.onnx")
+    gone = ("model.onnx.data", "genai.onnx", "model-unsigned.onnx")
+    assert open_bundle(bundle.folder).replaced == gone

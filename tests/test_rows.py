@@ -1,5 +1,7 @@
 """int8 for cores without dotprod: whole integer products, in a basis that allows one scale per row."""
 
+from dataclasses import replace
+
 import numpy as np
 import onnx_ir as ir
 import pytest
@@ -63,3 +65,17 @@ def test_tied_tables_are_stored_once(pair):
         table, matrix = tensors["embedding.table.codes"], tensors["embedding.matrix.codes"]
         assert (table.offset, table.length) == (matrix.offset, matrix.length)
     assert model.quantization.bits_per_weight < 9 and model.devices == ("raspberry-pi-4",)
+
+
+def test_both_signs_of_the_weights_give_the_same_bits(tmp_path):
+    """Wide enough for constants that graphs share in the data file, which must not be those of the other."""
+    wide = tiny.Tiny("llama", overrides={"intermediate_size": 1088})
+    bundle = export(tiny.write(tmp_path / "wide", wide), tmp_path / "b", ExportOptions(verify=False))
+    decoders = []
+    for saturates in (False, True):
+        path = bundle.graph_path("model.onnx", saturates=saturates)
+        alone = replace(bundle.manifest.graphs["model.onnx"], unsigned="")
+        manifest = replace(bundle.manifest, graphs={path.name: alone})
+        decoders.append(load(replace(bundle, manifest=manifest), devices.detect().profile).decoder)
+    signed, unsigned = (decoder.score(IDS) for decoder in decoders)
+    assert np.array_equal(signed, unsigned)

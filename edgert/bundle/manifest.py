@@ -97,6 +97,8 @@ class GraphFacts:
     """One graph of a bundle: how it reads most weights, one of FORMS, and for which devices, how it caches
     keys and values, one of KV_KINDS, and its measured fidelity, if it was measured. `cache`: one of CACHES.
     `attention_biases`: how many arrays (heads, tokens, context) a run makes to add to scores (ALiBi's).
+    `unsigned`: the file that reads the same weights without a sign, for processors on which sums of signed
+    8-bit products overflow; it computes the same. Empty if there is none.
     """
 
     form: Annotated[str, OneOf(FORMS)]
@@ -105,6 +107,7 @@ class GraphFacts:
     fidelity: Fidelity | None = None
     cache: Annotated[str, OneOf(CACHES)] = SHARED
     attention_biases: Annotated[int, Between(0, 1 << 16)] = 0
+    unsigned: str = ""
 
 
 @dataclass(frozen=True)
@@ -177,6 +180,12 @@ class Manifest:
     graphs: Annotated[Mapping[GraphName, GraphFacts], NotEmpty()]
     sample: str = ""
     adapters: Mapping[AdapterName, AdapterFacts] = field(default_factory=dict)
+
+    @property
+    def graph_files(self) -> tuple[str, ...]:
+        """Names of all files of graphs."""
+        unsigned = [facts.unsigned for facts in self.graphs.values() if facts.unsigned]
+        return (*self.graphs, *unsigned)
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n"
@@ -271,6 +280,6 @@ def _check_together(manifest: Manifest) -> None:
     if manifest.adapters and ADAPTERS not in manifest.requires:
         raise Invalid(("adapters",), f"without {ADAPTERS!r} among what is required")
     files = [adapter.file for adapter in manifest.adapters.values()]
-    for name in (DATA, TOKENIZER, *manifest.graphs, *files):
+    for name in (DATA, TOKENIZER, *manifest.graph_files, *files):
         if name not in manifest.files:
             raise Invalid(("files", name), "missing")

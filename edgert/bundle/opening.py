@@ -59,6 +59,11 @@ class Bundle:
             suited, key=lambda name: (slower.get(graphs[name].form, 1.0), device not in graphs[name].devices)
         )
 
+    def graph_path(self, graph: str, *, saturates: bool) -> Path:
+        """The file of a graph for a processor; `saturates`: sums of signed 8-bit products overflow there."""
+        unsigned = self.manifest.graphs[graph].unsigned
+        return self.path(unsigned if saturates and unsigned else graph)
+
     @property
     def size(self) -> int:
         """Bytes on disk, without what was made on this machine."""
@@ -80,7 +85,7 @@ class Bundle:
         kept = [graph for graph in self.manifest.graphs if graph not in listed]
         if not any(all(path.is_file() for path in self.prepared(graph)) for graph in kept):
             return ()
-        removable = (DATA, GENAI_GRAPH, *self.manifest.graphs)
+        removable = (DATA, GENAI_GRAPH, *self.manifest.graph_files)
         return tuple(name for name in removable if name in listed and not self.path(name).exists())
 
     def _listed_as_replaced(self) -> list[str]:

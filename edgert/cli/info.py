@@ -78,6 +78,8 @@ def _weights_text(quant: Quantization) -> str:
     parts = [f"{quant.scheme}, {quant.bits_per_weight:.2f} bits per weight"]
     if quant.block_size:
         parts.append("weights per scale: " + ", ".join(f"{k} {n}" for k, n in quant.block_size.items()))
+    elif quant.bits == 8:
+        parts.append("one scale per row")
     if quant.exceptions:
         parts.append(f"{len(quant.exceptions)} matrices at 8 bits")
     parts += ["calibrated"] if quant.rounding == "gptq" else []

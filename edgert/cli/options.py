@@ -282,7 +282,8 @@ def quant_options(command: Command) -> Command:
                 type=click.Choice(["16", "32", "64", "128", "256"]),
                 callback=lambda _ctx, _param, value: value and int(value),
                 help="Weights that share one scale, the factor that stored numbers are multiplied by. 16 is "
-                "the most accurate. Default: the device's best compromise.",
+                "the most accurate. Default: what the device is quickest with; for int8 that is "
+                "one scale per row of a matrix.",
             ),
             click.option(
                 "--target-size",

@@ -38,7 +38,7 @@ class GraphSession:
         packed: Path | None = None,
     ) -> None:
         graph = graph or bundle.graph()
-        path = packed or bundle.path(graph)
+        path = packed or _file(bundle, graph)
         self.threads = profile.threads or devices.physical_threads().count
         self._provider = profile.provider.name
         self._memory = providers.memory(profile.provider.name)
@@ -172,10 +172,14 @@ def pack(bundle: Bundle, graph: str, target: Path) -> None:
     for key, value in entries.items():
         options.add_session_config_entry(key, value)
     try:
-        ort.InferenceSession(str(bundle.path(graph)), options, providers=[providers.CPU])
+        ort.InferenceSession(str(_file(bundle, graph)), options, providers=[providers.CPU])
     except Exception as error:
         reason = str(error).splitlines()[0]
-        raise BundleError(f"{bundle.path(graph)}: onnxruntime can't pack it: {reason}") from error
+        raise BundleError(f"{_file(bundle, graph)}: onnxruntime can't pack it: {reason}") from error
+
+
+def _file(bundle: Bundle, graph: str) -> Path:
+    return bundle.graph_path(graph, saturates=devices.here().saturates)
 
 
 def as_value(array: npt.NDArray[Any]) -> OrtValue:
@@ -192,7 +196,7 @@ def session_options(threads: int, spin: bool) -> ort.SessionOptions:
     options.log_severity_level = SEVERITY_ERROR
     options.enable_mem_pattern = False  # prefill chunks vary in length
     if devices.here().saturates:
-        # Integer products that would saturate on x86 take the exact, slower kernel and a copy of the weights.
+        # Signed products that would saturate are made exact at load, slowly. Unsigned graphs have none.
         options.add_session_config_entry("session.x64quantprecision", "1")
     options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spin)))
     return options

@@ -102,9 +102,7 @@ def plan(
     # Whole products turn each matrix around before they pack it, and the largest is kept to work in.
     turned = table if graph.form == "rows8" else 0
     stored = int(table * _table_bits(manifest.quantization) / 8)  # mapped while it is packed
-    # Codes that blocks share, and all codes where products saturate, are copied before they are packed.
-    turns = _shared(manifest) or (machine is not None and machine.saturates)
-    copied = packed if graph.form == "rows8" and turns else 0
+    copied = _copied(manifest, packed, machine) if graph.form == "rows8" else 0
     return MemoryPlan(
         context=context,
         conversations=conversations,
@@ -167,6 +165,15 @@ def _packed(manifest: Manifest, graph: GraphFacts, architecture: str) -> int:
         return stored
     block, bits = _block(quantization), 8 if graph.form == "blocks8" else 4
     return stored + weights // block * (PACKED_BLOCK[architecture, bits] - STORED_SCALE)
+
+
+def _copied(manifest: Manifest, packed: int, machine: devices.Hardware | None) -> int:
+    """Codes that blocks share are copied before they are packed. Where signed products saturate all are, each
+    only until it is packed: about half of them at once (measured).
+    """
+    if _shared(manifest):
+        return packed
+    return packed // 2 if machine is not None and machine.saturates else 0
 
 
 def _shared(manifest: Manifest) -> bool:

@@ -130,7 +130,7 @@ class Prepared:
                 raise BundleError(f"{self.bundle.folder}: prepare it before its weights are removed")
             if reason := self.damaged():
                 raise BundleError(f"{reason}; remove {self.path.parent} and run `edgert prepare` again")
-            others = [name for name in self.bundle.manifest.graphs if name != self.graph]
+            others = [name for name in self.bundle.manifest.graph_files if name != self.graph]
             removed = [DATA, GENAI_GRAPH, *others]
             save_text(self.bundle.path(REPLACED), json.dumps(removed))
             for name in removed:

@@ -125,9 +125,11 @@ class OptimumJob:
         )
 
     def _recipe(self, profile: DeviceProfile) -> Recipe:
-        make, wanted = (int8, profile.int8) if self.options.quant == "int8" else (int4, profile.int4)
-        usual = BLOCK_SIZE if wanted.form == "blocks" else None
-        return make(profile, self.options.block_size or usual)
+        """Rows want a rotated basis: only where blocks have no kernel."""
+        if self.options.quant == "int4":
+            return int4(profile, self.options.block_size or BLOCK_SIZE)
+        usual = None if profile.is_slow("blocks8") else BLOCK_SIZE
+        return int8(profile, self.options.block_size or usual)
 
     def _lowered(self, traced: Path, recipe: Recipe) -> Graph:
         """The traced graph with edgert's inputs and outputs, and its matrices in their forms."""
