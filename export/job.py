@@ -17,7 +17,7 @@ from . import DEFAULT_MAX_CONTEXT, ExportOptions, Progress
 from .checkpoint import Checkpoint
 from .checkpoint.adapter import merged, open_adapter
 from .checkpoint.adapter_texts import read_texts
-from .checkpoint.basis import READ_BLOCK, rotated, turns
+from .checkpoint.basis import READ_BLOCK, Turn, rotated, turns
 from .checkpoint.sampling import thinks
 from .checkpoint.spec import ModelSpec
 from .matrix import MatrixName, matrices
@@ -109,7 +109,8 @@ class Job:
 
     def _adapters(self, recipe: Recipe) -> tuple[SeparateAdapter, ...]:
         """Those that stay beside the base, in its basis."""
-        separate, turned = self.options.separate_adapters, {}
+        separate = self.options.separate_adapters
+        turned: Mapping[str, Turn] = {}
         if recipe.rotated and separate:
             turned = turns(self.checkpoint, recipe.hadamard, spread=recipe.spread)
         return tuple(

@@ -53,7 +53,7 @@ def _replace(
     else:
         output = form.multiply(tape, x, weights, node.inputs[1] if len(node.inputs) > 1 else None)
     for value in tape.initializers:
-        if known := graph.initializers.get(value.name):  # constants that all matrices of a form read
+        if known := graph.initializers.get(str(value.name)):  # constants that all matrices of a form read
             ir.convenience.replace_all_uses_with(value, known)
         else:
             graph.register_initializer(value)

@@ -88,7 +88,8 @@ def hartley(size: int) -> FloatArray:
     No number of it is larger than sqrt(2 / size): what one block holds alone is spread over all.
     """
     angles = 2 * np.pi * np.outer(np.arange(size), np.arange(size)) / size
-    return ((np.cos(angles) + np.sin(angles)) / np.sqrt(size)).astype(np.float32)
+    matrix: FloatArray = ((np.cos(angles) + np.sin(angles)) / np.sqrt(size)).astype(np.float32)
+    return matrix
 
 
 def hadamard(size: int) -> FloatArray:
