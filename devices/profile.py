@@ -26,8 +26,8 @@ class MatMulForm:
     `form` "blocks": codes with a scale for every `block_size` weights of each kind of matrix (`head` is the
     token embedding, too), for MatMulNBits at `accuracy_level`; "rows": a scale per row, for whole integer
     products. `rotate`: in a basis where no channel stands out; `hadamard`: how many inputs of down are
-    rotated together at run time, 0 for none; `spread`: such blocks are mixed with each other, too, and heads
-    before o. `calibrate`: weights are rounded by what they multiply.
+    rotated together at run time, 0 for none; `spread`: such blocks are mixed with each other, too.
+    `calibrate`: weights are rounded by what they multiply.
     """
 
     form: str

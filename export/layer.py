@@ -226,10 +226,7 @@ def _attention(b: Builder, x: ir.Value, given: LayerInputs) -> ir.Value:
         domain=MICROSOFT,
         name=f"{prefix}.attention",
     )
-    if turn := spec.o_turn:
-        attended = turned(b, attended, f"{prefix}.heads", turn, spec.q_size, flat=b.flat)
-    else:
-        attended = flattened(b, attended, spec.q_size, prefix)
+    attended = flattened(b, attended, spec.q_size, prefix)
     return b.linear(attended, MatrixName(layer, "o"), [f"{prefix}.o.bias"] if spec.o_bias else [])
 
 
@@ -274,14 +271,13 @@ def _activated(b: Builder, gate: ir.Value, prefix: str) -> ir.Value:
 def turned(
     b: Builder, x: ir.Value, name: str, turn: BlockRotation, width: int, *, flat: bool = False
 ) -> ir.Value:
-    """x (batch, sequence, width) rotated; `flat`: as (tokens, width), which x may be, too."""
+    """x (batch, sequence, width), or (tokens, width) if `flat`, rotated."""
     axes, size = [-1] if flat else [0, 0], turn.size
     groups = [width // size] if turn.across == 1 else [width // size // turn.across, turn.across]
     label = "x".join(map(str, (*axes, *groups, size)))
     shape = b.shared(f"blocks.{label}", np.array([*axes, *groups, size], np.int64))
     x = b.op("Reshape", [x, shape], f"{name}/blocks")
-    if turn.hadamard:
-        x = b.op("MatMul", [x, b.shared(f"hadamard.{size}", hadamard(size))], name)
+    x = b.op("MatMul", [x, b.shared(f"hadamard.{size}", hadamard(size))], name)
     if turn.across > 1:
         across = b.shared(f"hartley.{turn.across}", hartley(turn.across))
         x = b.op("MatMul", [across, x], f"{name}/across")

@@ -21,7 +21,7 @@ class Recipe:
     `wide` are the 8-bit forms that a 4-bit recipe may give to some.
 
     `calibrated`: weights are rounded by what they multiply. `rotated`: in another basis, with `hadamard`
-    inputs of down rotated together at run time; with `spread` also such blocks with each other, and heads.
+    inputs of down rotated together at run time, with `spread` such blocks with each other, too.
     """
 
     scheme: str

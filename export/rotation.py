@@ -57,21 +57,18 @@ def random_rotation(size: int, seed: int = SEED) -> Rotation:
 
 @dataclass(frozen=True)
 class BlockRotation:
-    """What a graph does to an input at run time: each block of `size` channels times a Hadamard matrix,
-    if `hadamard`, and then a Hartley matrix across each `across` neighbouring blocks.
+    """What a graph does to an input at run time: each block of `size` channels times a Hadamard matrix, and
+    then a Hartley matrix across each `across` neighbouring blocks.
 
     Both are their own inverse, and work on different axes: done twice, all is as before.
     """
 
     size: int
     across: int = 1
-    hadamard: bool = True
 
     def __call__(self, x: FloatArray) -> FloatArray:
         """x (..., channels), rotated."""
-        blocks = x.reshape(-1, self.across, self.size)
-        if self.hadamard:
-            blocks = blocks @ hadamard(self.size)
+        blocks = x.reshape(-1, self.across, self.size) @ hadamard(self.size)
         if self.across > 1:
             blocks = hartley(self.across) @ blocks
         return blocks.reshape(x.shape)

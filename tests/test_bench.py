@@ -104,11 +104,11 @@ def parameters(family):
 
 
 def test_a_step_reads_every_matrix_once_as_it_is_stored(checkpoints, tmp_path):
-    """By hand: codes of a byte; a float32 scale and a zero per row; and what rotates inputs of o and down."""
+    """By hand: codes of a byte; a float32 scale and a zero per row; and what rotates the input of down."""
     q, k, o, mlp = 64 * 64, 32 * 64, 64 * 64, 96 * 64
     layer = q + 2 * k + o + 3 * mlp + 5 * (64 + 2 * 32 + 64 + 2 * 96 + 64)
     head = 320 * 64 + 5 * 320
-    norms, mixing, angles, turns = 7 * 64 * 4, 64 * 64 * 4, 2 * 8 * 4, 4 * (32 * 32 + 3 * 3 + 4 * 4)
+    norms, mixing, angles, turns = 7 * 64 * 4, 64 * 64 * 4, 2 * 8 * 4, 4 * (32 * 32 + 3 * 3)
     export(checkpoints("llama"), tmp_path / "b", ExportOptions(devices=("laptop-cpu",), verify=False))
     wanted = 3 * layer + head + norms + mixing + angles + turns
     assert 0 <= step_bytes(open_bundle(tmp_path / "b"), "model.onnx") - wanted < 256  # shapes

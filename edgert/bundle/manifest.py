@@ -54,7 +54,7 @@ class Quantization:
     `bits` is that of most matrices, `exceptions` those of single ones by name, and `bits_per_weight` what all
     of them take with their scales, tied tables once. `rounding` is "nearest" or "gptq"; `rotated` says that
     the model is stored in another basis, `hadamard` how many inputs of down are rotated together at run time,
-    `spread` that such blocks are mixed with each other then, too, and heads before o.
+    `spread` that such blocks are mixed with each other then, too.
     """
 
     scheme: Annotated[str, OneOf(("int8", "int4", "mixed", "fp32"))]

@@ -53,8 +53,7 @@ def rotated(checkpoint: Checkpoint, hadamard: int = 0, *, spread: bool = False) 
     """The checkpoint in a random basis; what it computes is the same up to float32 rounding.
 
     `hadamard`: how many channels of down's input the graph rotates together (a power of two that divides
-    the intermediate size), 0 for none. `spread`: the graph also mixes such blocks with each other, and heads
-    before o.
+    the intermediate size), 0 for none. `spread`: the graph also mixes such blocks with each other.
     """
     spec, rotator = _rotate(checkpoint, hadamard, spread)
     return replace(checkpoint, spec=spec, tensors=rotator.tensors)
@@ -72,9 +71,7 @@ def _rotate(checkpoint: Checkpoint, hadamard: int, spread: bool) -> tuple[ModelS
     for layer in layers:
         rotator.rotate_heads(layer)
         if spec.down_turn:
-            rotator.turn_input(f"{layer}.down", spec.down_turn)
-        if spec.o_turn:
-            rotator.turn_input(f"{layer}.o", spec.o_turn)
+            rotator.rotate_down(layer, spec.down_turn)
     if spec.read_turn:
         rotator.rotate_reads(layers, spec.read_turn)
     else:
@@ -90,8 +87,6 @@ def _with_turns(spec: ModelSpec, hadamard: int, spread: bool) -> ModelSpec:
 
     if hadamard:
         spec = replace(spec, down_turn=turn(spec.intermediate_size, hadamard))
-    if spread:
-        spec = replace(spec, o_turn=BlockRotation(spec.head_dim, across(spec.num_heads), hadamard=False))
     if spec.post_norms:
         size = min(READ_BLOCK, spec.hidden_size & -spec.hidden_size)
         return replace(spec, read_turn=turn(spec.hidden_size, size))
@@ -117,9 +112,9 @@ class _Rotator:
         self._bias(f"{layer}.v", groups)
         self._columns(f"{layer}.o", _per_head(self.heads))
 
-    def turn_input(self, name: str, turn: BlockRotation) -> None:
-        """The columns of a matrix whose input the graph rotates."""
-        self._columns(name, turn)
+    def rotate_down(self, layer: str, turn: BlockRotation) -> None:
+        """The columns of down, whose input the graph rotates."""
+        self._columns(f"{layer}.down", turn)
 
     def rotate_reads(self, layers: list[str], turn: BlockRotation) -> None:
         """The columns of what reads the residual stream, whose input the graph rotates.

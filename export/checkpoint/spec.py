@@ -21,8 +21,8 @@ class ModelSpec:
     tokens it sees (None: all of them). `local_rope`: how layers with a window rotate, where that differs.
     `pre_norms` stand before attention and MLP, `post_norms` between these and the residual stream. `qk_norm`
     is of each head, with `qk_norm_whole` of all heads together. A model in another basis (basis.py) may need
-    a matrix before its head, `head_mix`, and rotations at run time: `down_turn` before down, `o_turn` before
-    o, `read_turn` before what reads the residual stream.
+    a matrix before its head, `head_mix`, and rotations at run time: `down_turn` before down, `read_turn`
+    before what reads the residual stream.
     """
 
     family: str
@@ -50,7 +50,6 @@ class ModelSpec:
     local_rope: Rope | None = None
     head_mix: bool = False
     down_turn: BlockRotation | None = None
-    o_turn: BlockRotation | None = None
     read_turn: BlockRotation | None = None
 
     def __post_init__(self) -> None:
