@@ -1,5 +1,6 @@
 """Ollama's API as programs meet it: a real server on loopback, and the official client."""
 
+import asyncio
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,8 +13,14 @@ from serving import ASK, serving
 import edgert
 from edgert.batch.setup import Setup
 from edgert.bundle import open_bundle
-from edgert.serve.models import Served
+from edgert.serve.app import Policy
+from edgert.serve.desk import Desk
+from edgert.serve.models import Models, Served
+from edgert.serve.ollama.asking import Asking
+from edgert.serve.ollama.body import GenerateBody
 from edgert.serve.ollama.options import seconds
+from edgert.serve.outgoing import Outgoing
+from edgert.serve.record import Record
 
 GREEDY = {"temperature": 0, "num_predict": 12, "num_ctx": 4096}
 
@@ -114,6 +121,41 @@ def test_the_client_raises_what_is_wrong(client: ollama.Client) -> None:
     with pytest.raises(ollama.ResponseError, match="no model") as caught:
         list(client.chat("other", ASK, stream=True))
     assert caught.value.status_code == 404
+
+
+def test_all_that_is_refused_is_told_as_a_text(bundles: Callable[..., Path]) -> None:
+    folder = bundles()
+    served = Served("tiny", open_bundle(folder), Setup(str(folder), conversations=2))
+    with serving(served, policy=Policy(key="secret", hosts=("127.0.0.1",))) as (url, _):
+        key = {"authorization": "Bearer secret"}
+        for path, headers, status in (
+            ("/api/tags", {}, 401),
+            ("/api/tags", {"host": "evil.example"}, 403),
+            ("/api/nothing", key, 404),
+            ("/api/chat", key, 405),
+        ):
+            answer = httpx2.get(f"{url}{path}", headers=headers)
+            assert (answer.status_code, type(answer.json()["error"])) == (status, str)
+        assert answer.headers["allow"] == "POST"
+
+
+def test_a_model_that_is_unloaded_while_it_answers_goes_then(bundles: Callable[..., Path]) -> None:
+    folder = bundles()
+    served = Served("tiny", open_bundle(folder), Setup(str(folder), conversations=2))
+
+    async def ask() -> None:
+        models = Models([served], keep_alive_s=300.0)
+        out = Outgoing(sent, Record("/api/generate"))
+        async with models.use(served):
+            await Asking(Desk(models, 1))(GenerateBody(model="tiny", keep_alive=0), out)
+            assert models.loaded
+        await models.put_away_idle()
+        assert not models.loaded
+
+    async def sent(_: object) -> None:
+        """Nobody looks at it."""
+
+    asyncio.run(ask())
 
 
 @pytest.mark.parametrize(

@@ -252,6 +252,7 @@ def test_a_model_is_found_by_its_name(client: openai.OpenAI) -> None:
         ({"input": [{"role": "user", "content": [{"type": "input_image"}]}]}, "parts of type 'input_image'"),
         ({"tools": [{"type": "web_search"}]}, "only those of type function"),
         ({"background": True}, "background"),
+        ({"tool_choice": "required"}, "tool_choice needs tools"),
         ({"text": {"format": {"type": "xml"}}}, "text.format must be"),
     ],
 )
@@ -269,6 +270,7 @@ def test_responses_refuse_in_words(server: str, body: dict[str, object], says: s
         ({"stream_options": {}}, "stream_options is for"),
         ({"tools": [TOOL]}, "chat template takes none"),
         ({"tools": [TOOL], "tool_choice": 3}, "tool_choice"),
+        ({"tool_choice": "required"}, "tool_choice needs tools"),
         ({"response_format": {"type": "xml"}}, "response_format"),
         ({"logit_bias": {"fox": 1}}, "its keys are token ids"),
         ({"temprature": 1}, "temprature: no such field is known here"),
@@ -280,6 +282,19 @@ def test_what_cant_be_answered_is_refused_in_words(server: str, body: dict[str, 
     assert answer.status_code == 400
     assert answer.json()["error"]["type"] == "invalid_request_error"
     assert says in answer.json()["error"]["message"]
+
+
+def test_programs_can_tell_what_was_refused(server: str) -> None:
+    long = {"messages": [{"role": "user", "content": "fox " * 500}]}
+    unknown = {"input": "fox", "previous_response_id": "resp_none"}
+    for address, body, code in (
+        ("chat/completions", long, "context_length_exceeded"),
+        ("chat/completions", {"messages": ASK, "model": "none"}, "model_not_found"),
+        ("responses", unknown, None),
+    ):
+        error = httpx2.post(f"{server}/v1/{address}", json=body).json()["error"]
+        assert error["code"] == code
+        assert ("--context" in error["message"]) == (code == "context_length_exceeded")
 
 
 def test_fields_without_a_meaning_here_are_taken(server: str) -> None:

@@ -75,6 +75,17 @@ def test_a_question_is_edited_and_what_came_after_is_forgotten(server: str, mode
     assert "has 2 messages" in json.dumps(events) or not events
 
 
+def test_an_edit_that_is_refused_forgets_nothing(server: str) -> None:
+    ask(server, "one", session="s")
+    for refused in ({"temperature": -1}, {"content": "fox " * 500}):
+        body = {"content": "edited", **refused, "session": "s", "after": 0}
+        told = httpx2.post(f"{server}/talk/ask", json=body).text
+        assert "temperature must be" in told or "the context holds" in told
+    ask(server, "two", session="s")
+    kept = httpx2.get(f"{server}/sessions/s").json()["messages"]
+    assert [message["content"] for message in kept if message["role"] == "user"] == ["one", "two"]
+
+
 def test_what_another_process_added_is_gone_on_with(server: str, model: edgert.Model) -> None:
     ask(server, "one", session="s")
     model.conversation(session=sessions.folder("s"), **GREEDY).send("two").reply  # type: ignore[arg-type]  # noqa: B018

@@ -10,6 +10,7 @@ import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import httpx2
 import openai
@@ -18,15 +19,18 @@ from click.testing import CliRunner
 from prometheus_client.parser import text_string_to_metric_families
 from serving import ASK, serving
 
+import edgert
 from edgert.answering.reply import Chunk
 from edgert.batch.setup import Setup
 from edgert.bundle import open_bundle
 from edgert.cli import main
+from edgert.errors import UsageError
 from edgert.serve.app import Policy
-from edgert.serve.desk import Answering
+from edgert.serve.desk import Answering, Busy, Desk
 from edgert.serve.endpoint import Limits
 from edgert.serve.log import Log
 from edgert.serve.models import Models, Served
+from edgert.serve.record import Record
 
 
 @pytest.fixture(scope="module")
@@ -92,6 +96,69 @@ def test_a_model_that_nobody_asks_is_put_away(tiny_bundle: Served) -> None:
         assert not models.loaded
 
     asyncio.run(ask())
+
+
+def test_a_load_goes_on_when_who_asked_has_gone(tiny_bundle: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened, may_open = [], threading.Event()
+
+    def slow(setup: Setup) -> edgert.Model:
+        may_open.wait(5)
+        opened.append(setup)
+        return edgert.load(setup.folder, conversations=2)
+
+    async def ask(models: Models) -> None:
+        async with models.use(tiny_bundle) as model:
+            assert model.generate(ASK, max_tokens=1).token_ids
+
+    async def leave_and_ask_again() -> None:
+        models = Models([tiny_bundle], keep_alive_s=300.0)
+        first = asyncio.create_task(ask(models))
+        await asyncio.sleep(0.01)
+        first.cancel()
+        second = asyncio.create_task(ask(models))
+        await asyncio.sleep(0.01)
+        may_open.set()
+        await second
+        await models.put_away_idle()
+        assert models.loaded and len(opened) == 1
+        await models.close()
+
+    monkeypatch.setattr(Setup, "open", slow)
+    asyncio.run(leave_and_ask_again())
+
+
+def test_a_model_may_be_closed_while_idle_ones_are_put_away(tiny_bundle: Served) -> None:
+    async def ask() -> None:
+        models = Models([tiny_bundle, replace(tiny_bundle, name="other")], keep_alive_s=0.0)
+        for name in models.served:
+            async with models.use(models.named(name)):
+                pass
+        await asyncio.gather(models.put_away_idle(), models.put_away("other"))
+        assert not models.loaded
+
+    asyncio.run(ask())
+
+
+def test_what_was_refused_says_nothing_of_the_time_to_wait(
+    tiny_bundle: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+
+    async def ask() -> int:
+        desk = Desk(Models([tiny_bundle], keep_alive_s=300.0), queue=1)
+        with pytest.raises(UsageError):
+            async with desk.use(tiny_bundle, Record("/")):
+                raise UsageError("refused")
+        async with desk.use(tiny_bundle, Record("/")):
+            now[0] += 9
+        with pytest.raises(Busy) as busy:
+            async with desk.use(tiny_bundle, Record("/")), desk.use(tiny_bundle, Record("/")):
+                pass
+        await desk.models.close()
+        return busy.value.retry_after_s
+
+    monkeypatch.setattr("edgert.serve.desk.time", SimpleNamespace(perf_counter=lambda: now[0]))
+    assert asyncio.run(ask()) == 5  # two are answered at a time
 
 
 def test_other_addresses_and_methods_say_so_in_json(server: str) -> None:
@@ -251,6 +318,9 @@ def test_the_command_line_refuses_what_is_open_by_mistake(tiny_bundle: Served) -
     open_to_all = CliRunner().invoke(main, ["serve", folder, "--host", "0.0.0.0", "--port", "0"])
     assert open_to_all.exit_code == 2
     assert "set a key in EDGERT_API_KEY" in open_to_all.stderr
+    for key in (" secret", "sch\u00fcssel"):
+        unsendable = CliRunner().invoke(main, ["serve", folder, "--api-key", key, "--port", "0"])
+        assert "no client can send the API key" in unsendable.stderr
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         refused = CliRunner().invoke(main, ["serve", folder, "--port", port])

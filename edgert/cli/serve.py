@@ -170,6 +170,10 @@ def _check_open(address: Address, key: str | None, insecure: bool) -> None:
     """Refuse to be open to a network by mistake; say it where it is meant. Raises UsageError."""
     if key is not None and not key.strip():
         raise UsageError("the API key is empty")
+    if key is not None and not (key.isascii() and key.isprintable() and key == key.strip()):
+        raise UsageError(
+            "no client can send the API key: use ASCII characters, with no spaces or line breaks around them"
+        )
     if address.local or key is not None:
         return
     if not insecure:

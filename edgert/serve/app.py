@@ -17,7 +17,7 @@ from starlette.routing import Route
 
 from edgert.serve.description import description
 from edgert.serve.desk import Desk
-from edgert.serve.endpoint import Limits
+from edgert.serve.endpoint import Limits, Refusal
 from edgert.serve.guard import Cors, Guard
 from edgert.serve.metrics import Metrics
 from edgert.serve.models import keep_tidy
@@ -25,6 +25,7 @@ from edgert.serve.ollama.routes import ollama_routes
 from edgert.serve.openai.routes import openai_routes
 from edgert.serve.page.routes import page_routes
 from edgert.serve.record import Note, Record
+from edgert.serve.refused import refused
 
 NOTHING = {404: "there is nothing at this address", 405: "this address takes no requests of this method"}
 
@@ -61,11 +62,6 @@ def application(desk: Desk, policy: Policy | None = None, notes: Sequence[Note] 
         tidying.cancel()
         await desk.models.close()
 
-    async def not_here(_: Request, error: Exception) -> Response:
-        status = error.status_code if isinstance(error, HTTPException) else 500
-        told = {"message": NOTHING[status], "type": "invalid_request_error", "param": None, "code": None}
-        return JSONResponse({"error": told}, status)
-
     routes = [
         Route("/health", health),
         Route("/metrics", figures, include_in_schema=False),
@@ -89,6 +85,14 @@ def application(desk: Desk, policy: Policy | None = None, notes: Sequence[Note] 
 async def health(_: Request) -> JSONResponse:
     """For what watches over the machine."""
     return JSONResponse({"status": "ok"})
+
+
+async def not_here(request: Request, error: Exception) -> Response:
+    """For addresses and methods that nothing answers."""
+    if not isinstance(error, HTTPException):
+        raise error
+    refusal = Refusal(error.status_code, NOTHING[error.status_code], headers=error.headers or {})
+    return refused(request.url.path, refusal)
 
 
 def _middleware(policy: Policy) -> list[Middleware]:

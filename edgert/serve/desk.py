@@ -100,9 +100,9 @@ class Desk:
         began = time.perf_counter()
         try:
             yield
+            self._took[served.name].append(time.perf_counter() - began)  # what was refused took no time
         finally:
             self.asked[served.name] -= 1
-            self._took[served.name].append(time.perf_counter() - began)
 
     def _wait(self, name: str) -> int:
         """Seconds until a place is likely to be free: one is after each answer, of which several are made."""

@@ -14,7 +14,7 @@ from starlette.types import Receive, Scope, Send
 
 from edgert.errors import DoesNotFit, EdgertError, MissingExtra, PromptTooLong, UsageError
 from edgert.serve.desk import Busy, ShuttingDown
-from edgert.serve.models import NotThere
+from edgert.serve.models import NoSuchModel, NotThere
 from edgert.serve.outgoing import Outgoing
 from edgert.serve.record import Note, Record
 
@@ -53,13 +53,23 @@ STATUSES: tuple[tuple[type[EdgertError], int], ...] = (
 )
 
 
+# OpenAI's words for it, which programs look for.
+CODES: tuple[tuple[type[EdgertError], str], ...] = (
+    (Busy, "rate_limit_exceeded"),
+    (TooLarge, "too_large"),
+    (NoSuchModel, "model_not_found"),
+    (PromptTooLong, "context_length_exceeded"),
+)
+
+
 @dataclass(frozen=True)
 class Refusal:
-    """Why a request has no answer. `param`: the field of the body that it is about."""
+    """Why a request has no answer. `param`: the field of the body that it is about. `code`: OpenAI's word."""
 
     status: int
     message: str
     param: str | None = None
+    code: str | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -145,6 +155,7 @@ class Endpoint(Generic[Body]):
 
 
 UNKNOWN = "no such field is known here"
+LARGER = ", or have the server started with a larger --context"
 
 
 class ClientGone(Exception):
@@ -185,4 +196,6 @@ def refusal_of(error: EdgertError | ValidationError) -> Refusal:
         return Refusal(400, f"{param or 'the body'}: {said}", param)
     status = next(status for kind, status in STATUSES if isinstance(error, kind))
     headers = {"retry-after": str(error.retry_after_s)} if isinstance(error, Busy) else {}
-    return Refusal(status, str(error), headers=headers)
+    code = next((code for kind, code in CODES if isinstance(error, kind)), None)
+    told = f"{error.facts}: shorten it{LARGER}" if isinstance(error, PromptTooLong) else str(error)
+    return Refusal(status, told, code=code, headers=headers)

@@ -7,8 +7,11 @@ from collections.abc import Iterable
 
 from starlette.datastructures import Headers
 from starlette.middleware.cors import CORSMiddleware
-from starlette.responses import JSONResponse
+from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
+
+from edgert.serve.endpoint import Refusal
+from edgert.serve.refused import refused
 
 OPEN = ("/health", "/")  # for what watches a machine, and for the page, which asks for the key
 OPEN_BELOW = "/page/"
@@ -57,26 +60,25 @@ class Guard:
         self._hosts = frozenset(hosts) if hosts is not None else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and (refused := self._refusal(scope, Headers(scope=scope))):
-            await refused(scope, receive, send)
-            return
-        await self._app(scope, receive, send)
+        refusal = self._refusal(scope, Headers(scope=scope)) if scope["type"] == "http" else None
+        answer: ASGIApp | Response = refused(scope["path"], refusal) if refusal else self._app
+        await answer(scope, receive, send)
 
-    def _refusal(self, scope: Scope, headers: Headers) -> JSONResponse | None:
+    def _refusal(self, scope: Scope, headers: Headers) -> Refusal | None:
         path = scope["path"]
         if self._hosts is not None and _name(headers.get("host", "")) not in self._hosts:
             asked = headers.get("host", "")
             message = f"this server answers as {', '.join(sorted(self._hosts))} only, not as {asked!r}"
-            return _refusal(403, message, "permission_error", None)
+            return Refusal(403, message)
         if scope["method"] not in READING and not self._knows_origin(path, headers):
             message = f"pages of {headers['origin']} may not ask this server: --cors names those that may"
-            return _refusal(403, message, "permission_error", None)
+            return Refusal(403, message)
         if self._key is None or path in OPEN or path.startswith(OPEN_BELOW):
             return None
         if self._knows_key(headers.get("authorization", "")):
             return None
         message = "the API key is missing or wrong: send it as 'Authorization: Bearer KEY'"
-        return _refusal(401, message, "authentication_error", "invalid_api_key")
+        return Refusal(401, message, code="invalid_api_key", headers={"www-authenticate": "Bearer"})
 
     def _knows_origin(self, path: str, headers: Headers) -> bool:
         """Whether a request comes from no page, from one of this server, or from one that may ask."""
@@ -96,9 +98,3 @@ class Guard:
 def _name(host: str) -> str:
     """Without the port: "localhost:8080", "[::1]:8080"."""
     return host[: host.find("]") + 1] if host.startswith("[") else host.partition(":")[0].lower()
-
-
-def _refusal(status: int, message: str, kind: str, code: str | None) -> JSONResponse:
-    error = {"message": message, "type": kind, "param": None, "code": code}
-    headers = {"www-authenticate": "Bearer"} if status == 401 else {}
-    return JSONResponse({"error": error}, status, headers)

@@ -36,7 +36,8 @@ class Served:
 
 @dataclass
 class Loaded:
-    """A model in memory. `users`: how many answers it is making; `left`: when the last of them ended.
+    """A model in memory. `users`: how many answers it is making; `left`: when the last of them ended, or it
+    was loaded.
 
     `keep_alive_s`: how long it stays after that.
     """
@@ -69,6 +70,7 @@ class Models:
         self._clock = clock
         self._locks = {name: asyncio.Lock() for name in self.served}  # held while it is loaded or closed
         self._loading = asyncio.Lock()
+        self._opening: dict[str, asyncio.Task[Loaded]] = {}
 
     def named(self, name: str | None) -> Served:
         """The one of that name, or the first for None. Raises NoSuchModel."""
@@ -83,7 +85,7 @@ class Models:
     async def use(self, served: Served) -> AsyncIterator[Model]:
         """The model, loaded if it isn't; it stays loaded meanwhile. Raises what `edgert.load` raises."""
         async with self._locks[served.name]:
-            loaded = self.loaded.get(served.name) or await self._load(served)
+            loaded = self.loaded.get(served.name) or await self._opened(served)
             loaded.users += 1
         try:
             yield loaded.model
@@ -105,7 +107,7 @@ class Models:
     async def put_away_idle(self) -> None:
         """Close what nobody has asked for as long as it stays."""
         for name in self._idle():
-            if not self.stays_s(name):
+            if name in self.loaded and not self.stays_s(name):  # another may have closed it meanwhile
                 await self._close(name)
 
     async def put_away(self, name: str) -> None:
@@ -114,8 +116,17 @@ class Models:
 
     async def close(self) -> None:
         """Close all of them; answers that are being made end as cancelled."""
+        await asyncio.gather(*self._opening.values(), return_exceptions=True)
         for name in list(self.loaded):
             await self._close(name, used=True)
+
+    async def _opened(self, served: Served) -> Loaded:
+        """Once it is loaded, which goes on if who asked leaves: a thread can't be stopped, others may ask."""
+        opening = self._opening.get(served.name)
+        if opening is None:
+            opening = self._opening[served.name] = asyncio.create_task(self._load(served))
+            opening.add_done_callback(lambda _: self._opening.pop(served.name))
+        return await asyncio.shield(opening)
 
     async def _load(self, served: Served) -> Loaded:
         """What is idle for longest makes room where memory doesn't suffice."""
@@ -129,7 +140,7 @@ class Models:
                         raise
                     await self._close(idle[0])
                 else:
-                    self.loaded[served.name] = Loaded(model, self._keep_alive_s)
+                    self.loaded[served.name] = Loaded(model, self._keep_alive_s, left=self._clock())
                     return self.loaded[served.name]
 
     def _idle(self) -> list[str]:

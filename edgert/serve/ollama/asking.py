@@ -46,6 +46,7 @@ class Asking:
         served = models.named(body.name)
         head = {"model": body.model, "created_at": now(), **body.worded("")}
         if keep_s == 0:
+            models.keep(served.name, 0)  # while it is answering: until it has
             await models.put_away(served.name)
             return {**head, "done": True, "done_reason": "unload"}
         async with models.use(served):

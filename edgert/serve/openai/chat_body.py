@@ -70,11 +70,10 @@ class ChatBody(Body):
         return {name: value for name, value in options.items() if value is not None}
 
     def _tools(self) -> dict[str, Any]:
-        if not self.tools or self.tool_choice == "none":
+        if self.tool_choice == "none":
             return {}
-        if self.tool_choice is None:
-            return {"tools": self.tools}
-        return {"tools": self.tools, "tool_choice": _choice(self.tool_choice)}
+        options: dict[str, Any] = {"tools": self.tools} if self.tools else {}
+        return options if self.tool_choice is None else {**options, "tool_choice": _choice(self.tool_choice)}
 
 
 def _choice(given: str | dict[str, Any]) -> str:

@@ -67,8 +67,9 @@ class ResponseBody(Caller):
             options["thinking"] = False
         if self.text and self.text.format:
             options.update(_form(self.text.format))
-        if self.tools and self.tool_choice != "none":
-            options.update({"tools": [_tool(tool) for tool in self.tools], "tool_choice": self._choice()})
+        if self.tool_choice != "none":
+            options["tools"] = [_tool(tool) for tool in self.tools] if self.tools else None
+            options["tool_choice"] = self._choice()
         return {name: value for name, value in options.items() if value is not None}
 
     def _choice(self) -> str | None:

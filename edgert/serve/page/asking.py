@@ -8,6 +8,8 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from edgert.answering.reply import Chunk
+from edgert.answering.stream import AsyncStream
+from edgert.errors import EdgertError
 from edgert.model import Model
 from edgert.serve.desk import Answering, Desk
 from edgert.serve.outgoing import Outgoing
@@ -54,16 +56,26 @@ class Ask:
         served = self._desk.models.named(body.model)
         async with self._desk.use(served, out.record) as model, out.kept_alive():
             talk = await asyncio.to_thread(self._talks.open, name, model, body.system)
-            if body.after is not None:
-                talk.conversation.restore(before(talk.conversation.history, body.after))
-            options = {**served.options, **body.options()}
-            async with talk.conversation.asend(body.content, **options) as stream:
+            async with _asked(talk, body, {**served.options, **body.options()}) as stream:
                 await out.event({"session": name})
                 async for chunk in Answering(served, model, stream, out.record).chunks():
                     if chunk.text:
                         await out.event({chunk.channel: chunk.text})
                     if chunk.finish_reason:
                         await out.event({"end": _ending(chunk, model, talk)})
+
+
+def _asked(talk: Talk, body: AskBody, options: dict[str, Any]) -> AsyncStream:
+    """Where the question is refused, nothing is forgotten. Raises UsageError, PromptTooLong."""
+    conversation, earlier = talk.conversation, talk.conversation.history
+    if body.after is not None:
+        conversation.restore(before(earlier, body.after))
+    try:
+        return conversation.asend(body.content, **options)
+    except EdgertError:
+        if body.after is not None:
+            conversation.restore(earlier)
+        raise
 
 
 def _ending(last: Chunk, model: Model, talk: Talk) -> dict[str, Any]:
