@@ -74,7 +74,7 @@ if TYPE_CHECKING:
 @click.option(
     "--body-limit",
     type=click.FloatRange(0, min_open=True),
-    default=8.0,
+    default=2.0,
     show_default=True,
     metavar="MB",
     help="The largest request that is read.",

@@ -34,7 +34,7 @@ class TooSlow(EdgertError):
 class Limits:
     """`body`: bytes of a request; `seconds`: the longest that an answer may take, waiting included."""
 
-    body: int = 8 << 20
+    body: int = 2_000_000  # four times what 128,000 tokens are; reading them keeps the others waiting
     seconds: float | None = None
 
 

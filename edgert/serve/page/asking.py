@@ -15,6 +15,7 @@ from edgert.serve.desk import Answering, Desk
 from edgert.serve.outgoing import Outgoing
 from edgert.serve.page.talks import Talk, Talks, before
 
+MOST_LETTERS = 1 << 19  # of a question: more than contexts hold, and read in half a second
 OPTIONS = ("max_tokens", "temperature", "top_p", "thinking")
 
 
@@ -29,7 +30,7 @@ class AskBody(BaseModel):
 
     session: str | None = None
     model: str | None = None
-    content: str = Field(min_length=1)
+    content: str = Field(min_length=1, max_length=MOST_LETTERS)
     after: int | None = Field(None, ge=0)
     system: str | None = None
     max_tokens: int | None = None
