@@ -75,10 +75,8 @@ class Builder:
     def linear(self, x: ir.Value, matrix: MatrixName, bias: list[str]) -> ir.Value:
         """x (..., columns) times a matrix, transposed, plus the biases of its parts stacked."""
         if self.flat:
-            x.type, x.shape = (
-                ir.TensorType(ir.DataType.FLOAT),
-                ir.Shape([None, None]),
-            )  # forms need not flatten it
+            x.type = ir.TensorType(ir.DataType.FLOAT)
+            x.shape = ir.Shape([None, None])  # tells forms that they need not flatten it
         inputs: list[ir.Value | None] = [x]
         if bias:
             inputs.append(self.bias(matrix, bias))
