@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import queue
 import warnings
 from collections.abc import Callable, Iterable, Mapping
@@ -23,7 +22,7 @@ from edgert.answering.reply import Reply
 from edgert.answering.request import Options, Request, request
 from edgert.answering.rows import Rows
 from edgert.answering.session import Session
-from edgert.answering.stream import AsyncStream, Stream, wait_for, waker
+from edgert.answering.stream import AsyncStream, Stream, Woken, wait_for
 from edgert.bundle import Bundle, open_bundle
 from edgert.engine import loading, memory
 from edgert.engine.adapters import NO_ADAPTER, read_adapter
@@ -229,10 +228,9 @@ class Model:
     def open_astream(
         self, prompt: Prompt, request: Request, owner: object | None = None, ended: Ended = ignore
     ) -> AsyncStream:
-        """`astream` with a checked request; see `open_stream`."""
-        woken = asyncio.Event()
-        wake = waker(asyncio.get_running_loop(), woken)
-        sequence, answer = self._prepare(prompt, request, wake, owner, ended)
+        """`astream` with a checked request; see `open_stream`. From any thread, which a long prompt takes."""
+        woken = Woken()
+        sequence, answer = self._prepare(prompt, request, woken.wake, owner, ended)
         stream = AsyncStream(self._worker, sequence, answer, woken)
         self._worker.submit(sequence)
         return stream

@@ -8,9 +8,11 @@ import subprocess
 import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import httpx2
 import openai
@@ -31,6 +33,7 @@ from edgert.serve.endpoint import Limits
 from edgert.serve.log import Log
 from edgert.serve.models import Models, Served
 from edgert.serve.record import Record
+from edgert.text.prompt import PromptEncoder
 
 
 @pytest.fixture(scope="module")
@@ -159,6 +162,33 @@ def test_what_was_refused_says_nothing_of_the_time_to_wait(
 
     monkeypatch.setattr("edgert.serve.desk.time", SimpleNamespace(perf_counter=lambda: now[0]))
     assert asyncio.run(ask()) == 5  # two are answered at a time
+
+
+@pytest.mark.parametrize(
+    ("address", "body"), [("/v1/chat/completions", {"messages": ASK}), ("/talk/ask", {"content": "fox"})]
+)
+def test_others_are_answered_while_a_prompt_is_read(
+    tiny_bundle: Served,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    address: str,
+    body: dict[str, object],
+) -> None:
+    read, reading, may_end = PromptEncoder.encode, threading.Event(), threading.Event()
+
+    def slow(*told: Any, **how: Any) -> Any:
+        reading.set()
+        may_end.wait(5)
+        return read(*told, **how)
+
+    monkeypatch.setenv("EDGERT_STATE", str(tmp_path))
+    monkeypatch.setattr(PromptEncoder, "encode", slow)
+    with serving(tiny_bundle) as (url, _), ThreadPoolExecutor() as pool:
+        asked = pool.submit(httpx2.post, f"{url}{address}", json={**body, "max_tokens": 1}, timeout=30)
+        assert reading.wait(5)
+        assert httpx2.get(f"{url}/health", timeout=3).status_code == 200
+        may_end.set()
+        assert asked.result().status_code == 200
 
 
 def test_other_addresses_and_methods_say_so_in_json(server: str) -> None:

@@ -157,7 +157,7 @@ class AsyncStream(Reading, AsyncIterator[Chunk]):
     any more, and when the task that reads it is cancelled. It pauses while some chunks lie unread.
     """
 
-    def __init__(self, worker: Worker, sequence: Sequence, answer: Answer, woken: asyncio.Event) -> None:
+    def __init__(self, worker: Worker, sequence: Sequence, answer: Answer, woken: Woken) -> None:
         super().__init__(worker, sequence, answer)
         self._woken = woken
         self._answer_to: Callable[[list[Turn]], AsyncStream] | None = None
@@ -172,7 +172,7 @@ class AsyncStream(Reading, AsyncIterator[Chunk]):
         if self.finished and not await self._goes_on():
             raise StopAsyncIteration
         try:
-            await self._wait(lambda: self._unread)
+            await self._woken.wait(lambda: self._unread)
         except BaseException:
             self.stop()
             raise
@@ -200,7 +200,7 @@ class AsyncStream(Reading, AsyncIterator[Chunk]):
     async def aclose(self) -> None:
         """Stop, and wait until the work has ended."""
         self.stop()
-        await self._wait(self._answer.over.is_set)
+        await self._woken.wait(self._answer.over.is_set)
 
     async def __aenter__(self) -> Self:
         return self
@@ -210,21 +210,29 @@ class AsyncStream(Reading, AsyncIterator[Chunk]):
     ) -> None:
         await self.aclose()
 
-    async def _wait(self, reached: Callable[[], bool]) -> None:
+
+class Woken:
+    """A task that waits, and that other threads wake. Its loop is known once it waits: any thread may open a
+    stream for it.
+    """
+
+    def __init__(self) -> None:
+        self._event = asyncio.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def wake(self) -> None:
+        """For any thread. Raises RuntimeError once the loop is closed."""
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._event.set)
+
+    async def wait(self, reached: Callable[[], bool]) -> None:
+        """Until it is so, which is looked at whenever somebody wakes."""
+        self._loop = asyncio.get_running_loop()  # before it looks: who wakes after that is heard
         while not reached():
-            self._woken.clear()
+            self._event.clear()
             if reached():
                 return
-            await self._woken.wait()
-
-
-def waker(loop: asyncio.AbstractEventLoop, event: asyncio.Event) -> Callable[[], None]:
-    """Sets a task's event from another thread. Raises RuntimeError once the loop is closed."""
-
-    def wake() -> None:
-        loop.call_soon_threadsafe(event.set)
-
-    return wake
+            await self._event.wait()
 
 
 def wait_for(items: queue.SimpleQueue[Item]) -> Item:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import time
 from collections import Counter, deque
@@ -11,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from edgert.answering.reply import Chunk, Reply, join
+from edgert.answering.request import Request
 from edgert.answering.stream import AsyncStream
 from edgert.errors import EdgertError
 from edgert.model import Model, Prompt
@@ -80,7 +82,8 @@ class Desk:
         served = self.models.named(question.model)
         async with self.use(served, record) as model:
             request = model.request(**{**served.options, **question.options})
-            async with model.open_astream(question.prompt(model), request) as stream:
+            opened = await asyncio.to_thread(_open, model, question, request)  # a long text takes seconds
+            async with opened as stream:
                 yield Answering(served, model, stream, record)
 
     @asynccontextmanager
@@ -109,3 +112,7 @@ class Desk:
         took, loaded = self._took[name], self.models.loaded.get(name)
         at_once = loaded.model.conversations if loaded else 1
         return max(1, math.ceil(sum(took) / len(took) / at_once)) if took else 1
+
+
+def _open(model: Model, question: Question, request: Request) -> AsyncStream:
+    return model.open_astream(question.prompt(model), request)

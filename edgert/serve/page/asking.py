@@ -56,8 +56,11 @@ class Ask:
             name = self._talks.begin(body.content)
         served = self._desk.models.named(body.model)
         async with self._desk.use(served, out.record) as model, out.kept_alive():
-            talk = await asyncio.to_thread(self._talks.open, name, model, body.system)
-            async with _asked(talk, body, {**served.options, **body.options()}) as stream:
+            async with self._talks.turn(name):
+                talk = await asyncio.to_thread(self._talks.open, name, model, body.system)
+                options = {**served.options, **body.options()}
+                opened = await asyncio.to_thread(_asked, talk, body, options)  # a long text takes seconds
+            async with opened as stream:
                 await out.event({"session": name})
                 async for chunk in Answering(served, model, stream, out.record).chunks():
                     if chunk.text:

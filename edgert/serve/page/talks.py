@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections import OrderedDict
 from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakValueDictionary
 
 from edgert.answering.conversation import Conversation
 from edgert.answering.session import Session
@@ -41,12 +43,17 @@ class Talks:
     def __init__(self) -> None:
         self._open: OrderedDict[str, Talk] = OrderedDict()
         self._begun: set[str] = set()  # names that are given, and may not be on disk yet
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     def begin(self, question: str) -> str:
         """A name for a new conversation."""
         name = name_for(question, self._begun | self._open.keys())
         self._begun.add(name)
         return name
+
+    def turn(self, name: str) -> asyncio.Lock:
+        """Held while a question is begun by threads: a conversation is for one at a time."""
+        return self._turns.setdefault(name, asyncio.Lock())
 
     def open(self, name: str, model: Model, system: str | None) -> Talk:
         """Go on with a session, or begin one. Reads from disk: for a thread. Raises UsageError."""
