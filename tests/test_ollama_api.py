@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from serving import ASK, serving
 import edgert
 from edgert.batch.setup import Setup
 from edgert.bundle import open_bundle
+from edgert.errors import UsageError
 from edgert.serve.app import Policy
 from edgert.serve.desk import Desk
 from edgert.serve.models import Models, Served
@@ -115,6 +117,31 @@ def test_what_is_wrong_is_said_with_a_status(server, address, body, status, says
     answer = httpx2.post(f"{server}/api/{address}", json=told)
     assert answer.status_code == status
     assert says in answer.json()["error"]
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [(None, None), (5, 5), (-1, math.inf), ("5m", 300), ("1h30m", 5400), ("1.5h", 5400), ("-5m", math.inf)],
+)
+def test_times_are_read_as_their_clients_write_them(given, expected) -> None:
+    assert seconds(given) == expected
+
+
+@pytest.mark.parametrize("given", ["", "m", "5x", "1h 30m", "nan", "5m-"])
+def test_what_is_no_time_is_refused(given) -> None:
+    with pytest.raises(UsageError, match="keep_alive must be"):
+        seconds(given)
+
+
+def test_a_model_stays_as_long_as_its_last_request_asks(bundles: Callable[..., Path]) -> None:
+    folder = bundles()
+    served = Served("tiny", open_bundle(folder), Setup(str(folder)))
+    with serving(served, keep_alive_s=300.0) as (url, desk):
+        for body, stays_s in (({"keep_alive": -1}, math.inf), ({"options": {"seed": -1}}, 300.0)):
+            told = {"model": "tiny", "prompt": "fox", "stream": None, **body}
+            assert httpx2.post(f"{url}/api/generate", json=told).status_code == 200
+            assert desk.models.loaded["tiny"].keep_alive_s == stays_s
+        assert httpx2.post(f"{url}/api/show", json={"model": "tiny", "name": None}).status_code == 200
 
 
 def test_the_client_raises_what_is_wrong(client: ollama.Client) -> None:

@@ -261,10 +261,19 @@ def test_settings_are_used_and_kept(page) -> None:
     expect(page.locator("html")).to_have_attribute("data-theme", "dark")
 
 
-def test_errors_are_said(page) -> None:
+def test_errors_are_said_and_what_was_refused_goes_with_the_next_question(page) -> None:
+    asked(page, "one")
     ask(page, "fox " * 2000)
     expect(page.locator(".answer .error")).to_contain_text("context")
-    assert asked(page, "fox")
+    ask(page, "two")
+    expect(page.locator(".question .body")).to_have_text(["one", "two"])
+    expect(page.locator(".answer .actions").last).to_be_visible()
+    page.locator(".question").last.get_by_role("button", name="Edit").click()
+    ask(page, "three")
+    expect(page.locator(".question .body")).to_have_text(["one", "three"])
+    expect(page.locator(".answer .actions").last).to_be_visible()
+    page.reload()
+    expect(page.locator(".question .body")).to_have_text(["one", "three"])
 
 
 def test_a_key_is_asked_for(browser, served) -> None:

@@ -86,6 +86,15 @@ def test_an_edit_that_is_refused_forgets_nothing(server: str) -> None:
     assert [message["content"] for message in kept if message["role"] == "user"] == ["one", "two"]
 
 
+def test_the_name_of_a_refused_question_is_free_again(server: str) -> None:
+    assert httpx2.post(f"{server}/talk/ask", json={"content": "Why?", "temperature": -1}).is_error
+    events, _ = ask(server, "Why?")
+    assert events[0] == {"session": "why"}
+    httpx2.post(f"{server}/talk/remove", json={"session": "why"})
+    events, _ = ask(server, "Why?")
+    assert events[0] == {"session": "why"}
+
+
 def test_what_another_process_added_is_gone_on_with(server: str, model: edgert.Model) -> None:
     ask(server, "one", session="s")
     model.conversation(session=sessions.folder("s"), **GREEDY).send("two").reply  # type: ignore[arg-type]  # noqa: B018

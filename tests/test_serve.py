@@ -273,6 +273,30 @@ def test_every_request_is_noted_without_what_it_said(tiny_bundle: Served) -> Non
     assert not any("fox" in line or said in line for line in lines)
 
 
+def test_what_nobody_answered_is_noted_without_names_of_conversations(tiny_bundle: Served) -> None:
+    lines: list[str] = []
+    notes = [Log("text", lines.append)]
+    with serving(tiny_bundle, policy=Policy(key="secret"), notes=notes) as (url, _):
+        right = {"authorization": "Bearer secret"}
+        httpx2.get(f"{url}/v1/models")
+        httpx2.get(f"{url}/sessions/the-quick-fox")
+        httpx2.get(f"{url}/sessions/the-quick-fox", headers=right)
+        httpx2.post(f"{url}/v1/embeddings%0Aforged", headers=right)
+        httpx2.get(f"{url}/v1/chat/completions", headers=right)
+        assert httpx2.get(f"{url}/v1/models", headers=right).status_code == 200
+        text = httpx2.get(f"{url}/metrics", headers=right).text
+    told = [" ".join(line.split(" ")[1:3]) for line in lines]
+    assert told == [
+        "401 /v1/models",
+        "401 /sessions",
+        "404 /sessions/{name}",
+        "404 /v1/embeddings?forged",
+        "405 /v1/chat/completions",
+    ]
+    assert 'edgert_requests_total{model="",route="unknown",status="401"} 2.0' in text
+    assert 'route="/v1/models",status="200"} 1.0' in text and "forged" not in text
+
+
 def test_the_description_names_every_address_and_field(server: str) -> None:
     told = httpx2.get(f"{server}/openapi.json").json()
     assert {"/v1/chat/completions", "/v1/models/{name}", "/api/chat", "/talk/ask"} <= told["paths"].keys()

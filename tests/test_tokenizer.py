@@ -1,6 +1,7 @@
 """Streaming text is whole characters, without special tokens, and joins to what decode gives."""
 
 import random
+import threading
 import time
 
 import pytest
@@ -19,6 +20,21 @@ SAMPLES = [
     "mixed 🎉 と text",
     "  spaces \n\n lines\t",
 ]
+
+
+def test_others_work_while_a_long_text_is_read():
+    tokenizer, over, looked = Tokenizer(tiny.tokenizer().to_str()), threading.Event(), []
+
+    def look() -> None:
+        while not over.wait(0.001):
+            looked.append(None)
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    tokenizer.encode("the quick brown fox " * 20_000)
+    over.set()
+    thread.join()
+    assert len(looked) > 10  # 2 or 3 if it held them up
 
 
 @pytest.mark.parametrize("text", SAMPLES)

@@ -21,6 +21,7 @@ from edgert.serve.endpoint import Limits, Refusal
 from edgert.serve.guard import Cors, Guard
 from edgert.serve.metrics import Metrics
 from edgert.serve.models import keep_tidy
+from edgert.serve.noting import Noting
 from edgert.serve.ollama.routes import ollama_routes
 from edgert.serve.openai.routes import openai_routes
 from edgert.serve.page.routes import page_routes
@@ -65,9 +66,9 @@ def application(desk: Desk, policy: Policy | None = None, notes: Sequence[Note] 
     routes = [
         Route("/health", health),
         Route("/metrics", figures, include_in_schema=False),
-        *openai_routes(desk, note, policy.limits),
-        *ollama_routes(desk, note, policy.limits),
-        *(page_routes(desk, note, policy.limits) if policy.page else ()),
+        *openai_routes(desk, policy.limits),
+        *ollama_routes(desk, policy.limits),
+        *(page_routes(desk, policy.limits) if policy.page else ()),
     ]
     described = description(routes, desk.models.served)
 
@@ -76,7 +77,7 @@ def application(desk: Desk, policy: Policy | None = None, notes: Sequence[Note] 
 
     return Starlette(
         routes=[*routes, Route("/openapi.json", openapi)],
-        middleware=_middleware(policy),
+        middleware=[Middleware(Noting, note=note), *_middleware(policy)],
         exception_handlers={404: not_here, 405: not_here},
         lifespan=lifespan,
     )

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import Receive, Scope, Send
 
@@ -16,7 +18,7 @@ from edgert.errors import DoesNotFit, EdgertError, MissingExtra, PromptTooLong, 
 from edgert.serve.desk import Busy, ShuttingDown
 from edgert.serve.models import NoSuchModel, NotThere
 from edgert.serve.outgoing import Outgoing
-from edgert.serve.record import Note, Record
+from edgert.serve.record import RECORD
 
 Body = TypeVar("Body", bound=BaseModel)
 Handler: TypeAlias = Callable[[Body, Outgoing], Awaitable[None]]
@@ -34,7 +36,7 @@ class TooSlow(EdgertError):
 class Limits:
     """`body`: bytes of a request; `seconds`: the longest that an answer may take, waiting included."""
 
-    body: int = 2_000_000  # four times what 128,000 tokens are; reading them keeps the others waiting
+    body: int = 2_000_000  # four times what 128,000 tokens are
     seconds: float | None = None
 
 
@@ -86,20 +88,16 @@ class Dialect(Protocol):
 
 
 class Endpoint(Generic[Body]):
-    """An ASGI application for POST requests with a body of JSON. `note` gets the record of each."""
+    """An ASGI application for POST requests with a body of JSON."""
 
-    def __init__(
-        self, body: type[Body], handler: Handler[Body], dialect: Dialect, note: Note, limits: Limits
-    ) -> None:
+    def __init__(self, body: type[Body], handler: Handler[Body], dialect: Dialect, limits: Limits) -> None:
         self.body = body
         self._handler = handler
         self.dialect = dialect
-        self._note = note
         self._limits = limits
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        record = Record(scope["path"])
-        out = Outgoing(send, record)
+        out = Outgoing(send, scope[RECORD])
         try:
             await self._answer(Request(scope, receive), receive, out)
         except (ClientDisconnect, ClientGone):
@@ -113,9 +111,6 @@ class Endpoint(Generic[Body]):
         except Exception:
             await self._refuse(Refusal(500, "the server failed; its log says how"), out)
             raise
-        finally:
-            record.end(out.status)
-            self._note(record)
 
     async def _answer(self, request: Request, receive: Receive, out: Outgoing) -> None:
         try:
@@ -154,6 +149,7 @@ class Endpoint(Generic[Body]):
             await out.end()
 
 
+TRIED = re.compile(r"(str|int|float|bool)|(list|dict|literal)\[.*\]")
 UNKNOWN = "no such field is known here"
 LARGER = ", or have the server started with a larger --context"
 
@@ -190,12 +186,26 @@ async def _gone(receive: Receive) -> None:
 def refusal_of(error: EdgertError | ValidationError) -> Refusal:
     """What a client is told of an error."""
     if isinstance(error, ValidationError):
-        first = error.errors(include_url=False, include_input=False)[0]
-        param = ".".join(str(part) for part in first["loc"]) or None
-        said = UNKNOWN if first["type"] == "extra_forbidden" else first["msg"].removeprefix("Value error, ")
-        return Refusal(400, f"{param or 'the body'}: {said}", param)
+        return _refusal_of_fields(error)
     status = next(status for kind, status in STATUSES if isinstance(error, kind))
     headers = {"retry-after": str(error.retry_after_s)} if isinstance(error, Busy) else {}
     code = next((code for kind, code in CODES if isinstance(error, kind)), None)
     told = f"{error.facts}: shorten it{LARGER}" if isinstance(error, PromptTooLong) else str(error)
     return Refusal(status, told, code=code, headers=headers)
+
+
+def _refusal_of_fields(error: ValidationError) -> Refusal:
+    """Of the first field that is wrong, with all that it may be."""
+    wrong = [(_place(one["loc"]), one) for one in error.errors(include_url=False, include_input=False)]
+    param = wrong[0][0]
+    said = dict.fromkeys(_said(one) for place, one in wrong if place == param)
+    return Refusal(400, f"{param or 'the body'}: {' or '.join(said)}", param)
+
+
+def _place(location: tuple[int | str, ...]) -> str | None:
+    """Of a field. Where it may have several types, pydantic adds the name of the one that was tried."""
+    return ".".join(str(part) for part in location if not TRIED.fullmatch(str(part))) or None
+
+
+def _said(one: ErrorDetails) -> str:
+    return UNKNOWN if one["type"] == "extra_forbidden" else one["msg"].removeprefix("Value error, ")

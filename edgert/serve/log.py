@@ -1,4 +1,4 @@
-"""Log: a line per request, without what was asked and answered."""
+"""Log: a line per question, and per request that was refused, without what was asked and answered."""
 
 from __future__ import annotations
 
@@ -7,26 +7,31 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Any, Literal, TypeAlias
 
+from edgert.serve.guard import READING
 from edgert.serve.record import Record
 
 Form: TypeAlias = Literal["text", "json"]
 
 
 class Log:
-    """A `Note`. `write` gets each line; `form` is for people ("text") or for programs ("json")."""
+    """A `Note`. `write` gets each line; `form` is for people ("text") or for programs ("json").
+
+    What only reads, such as the page's files, or `/health` every second, gets a line if it was refused.
+    """
 
     def __init__(self, form: Form, write: Callable[[str], object]) -> None:
         self._line = as_text if form == "text" else as_json
         self._write = write
 
     def __call__(self, record: Record) -> None:
-        self._write(self._line(record))
+        if record.method not in READING or record.status >= 400:
+            self._write(self._line(record))
 
 
 def as_text(record: Record) -> str:
     """For people."""
     at = datetime.fromtimestamp(record.began).strftime("%H:%M:%S")
-    line = f"{at} {record.status} {record.route} {record.model or '-'} {record.seconds:.2f} s"
+    line = f"{at} {record.status} {record.address} {record.model or '-'} {record.seconds:.2f} s"
     if timings := record.timings:
         line += (
             f", {timings.prompt_tokens} tokens read ({timings.cached_tokens} cached), "
@@ -41,7 +46,8 @@ def as_json(record: Record) -> str:
     about: dict[str, Any] = {
         "time": datetime.fromtimestamp(record.began).astimezone().isoformat(timespec="milliseconds"),
         "id": record.id,
-        "route": record.route,
+        "method": record.method,
+        "route": record.address,
         "status": record.status,
         "model": record.model,
         "seconds": round(record.seconds, 4),

@@ -12,6 +12,7 @@ from edgert.serve.desk import Desk
 from edgert.serve.record import Record
 
 SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
+UNKNOWN = "unknown"  # addresses that nothing answers at, or that the guard let nobody through to
 SPEEDS = (1, 2, 5, 10, 20, 30, 50, 75, 100, 150, 200, 300)
 
 
@@ -45,7 +46,8 @@ class Metrics:
 
     def __call__(self, record: Record) -> None:
         model, timings = record.model or "", record.timings
-        self._requests.labels(record.route, model, str(record.status)).inc()
+        route = record.address if record.known else UNKNOWN
+        self._requests.labels(route, model, str(record.status)).inc()
         if timings is None:
             return
         self._read.labels(model).inc(timings.prompt_tokens)

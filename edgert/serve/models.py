@@ -87,6 +87,7 @@ class Models:
         async with self._locks[served.name]:
             loaded = self.loaded.get(served.name) or await self._opened(served)
             loaded.users += 1
+            loaded.keep_alive_s = self._keep_alive_s  # what an earlier request asked for was for that one
         try:
             yield loaded.model
         finally:
@@ -94,7 +95,7 @@ class Models:
             loaded.left = self._clock()
 
     def keep(self, name: str, keep_alive_s: float | None) -> None:
-        """From now on keep a loaded model so long after each answer; None changes nothing."""
+        """Keep a loaded model so long, until it is asked again; None changes nothing."""
         if keep_alive_s is not None and name in self.loaded:
             self.loaded[name].keep_alive_s = keep_alive_s
 

@@ -10,26 +10,31 @@ from typing import TypeAlias
 
 from edgert.answering.reply import Timings
 
+RECORD = "edgert.record"  # where the scope of a request has it
 GONE = 499  # the status of a client that went away, as nginx calls it
 
 
 @dataclass
 class Record:
-    """`began`: seconds since 1970; `seconds`: until its end. `model` and `timings` are of what answered."""
+    """`began`: seconds since 1970; `seconds`: until its end. `model` and `timings` are of what answered.
 
-    route: str
+    `known`: whether something answers at its address, as far as it came.
+    """
+
+    method: str
+    address: str = ""
+    known: bool = False
     id: str = field(default_factory=lambda: f"req_{secrets.token_hex(8)}")
     began: float = field(default_factory=time.time)
-    status: int = GONE
+    status: int = GONE  # until a response begins
     model: str | None = None
     timings: Timings | None = None
     finish_reason: str | None = None
     seconds: float = 0.0
     _started: float = field(default_factory=time.perf_counter, repr=False)
 
-    def end(self, status: int | None) -> None:
-        """It is over; None is a client that left before anything was sent."""
-        self.status = GONE if status is None else status
+    def end(self) -> None:
+        """It is over."""
         self.seconds = time.perf_counter() - self._started
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 import tokenizers
 
@@ -11,6 +12,8 @@ from edgert.bundle import TOKENIZER, Bundle
 from edgert.errors import BundleError, UsageError
 from edgert.text.detokenizer import REPLACEMENT, Detokenizer, WholeCharacters
 from edgert.text.thinking import TAGS
+
+EncodeBatch: TypeAlias = Callable[..., list[tokenizers.Encoding]]
 
 WINDOW = 8  # tokens that a text may depend on: the bytes of two characters
 
@@ -53,23 +56,27 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Ids of raw text to be continued, with the BOS token if the model was trained with one."""
-        ids: list[int] = list(self._encode(text, True).ids)
+        ids = self._ids(text, True)
         if self._bos is not None and ids[:1] != [self._bos]:
             ids.insert(0, self._bos)
         return ids
 
     def encode_rendered(self, prompt: str) -> list[int]:
         """Ids of a prompt that a chat template has rendered: it spells its special tokens itself."""
-        return list(self._encode(prompt, False).ids)
+        return self._ids(prompt, False)
 
     def encode_spans(self, prompt: str) -> list[tuple[int, tuple[int, int]]]:
         """As `encode_rendered`, each id with the first character of its text and the one after its last."""
-        encoding = self._encode(prompt, False)
+        encoding = self._encode(self._tokenizer.encode_batch, prompt, False)
         return list(zip(encoding.ids, encoding.offsets, strict=True))
 
-    def _encode(self, text: str, add_special_tokens: bool) -> tokenizers.Encoding:
+    def _ids(self, text: str, add_special_tokens: bool) -> list[int]:
+        return list(self._encode(self._tokenizer.encode_batch_fast, text, add_special_tokens).ids)
+
+    def _encode(self, encode_batch: EncodeBatch, text: str, add_special_tokens: bool) -> tokenizers.Encoding:
+        """As a batch of one: `encode` would keep every other thread of Python waiting (tokenizers 0.23)."""
         try:
-            return self._tokenizer.encode(text, add_special_tokens=add_special_tokens)
+            return encode_batch([text], add_special_tokens=add_special_tokens)[0]
         except TypeError as error:  # lone surrogates: bytes that never were UTF-8
             raise UsageError("the prompt is not valid Unicode text") from error
 

@@ -5,21 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from edgert.errors import UsageError
 from edgert.model import Model, Prompt
 from edgert.serve.desk import Question
 from edgert.serve.ollama import options
+from edgert.serve.strict import Strict
 from edgert.text.calls import ToolCall
 
 TAG = ":latest"  # Ollama's names have a tag behind them
 
 
-class AskBody(BaseModel):
+class AskBody(Strict):
     """What both have. A request that asks nothing loads the model, or puts it away for `keep_alive` 0."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
 
     model: str = Field(min_length=1)
     stream: bool | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -39,6 +40,8 @@ WITHOUT_EFFECT = (
     "mirostat_tau",
     "mirostat_eta",
 )
+UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "": 1.0}
+PART = r"(\d+(?:\.\d*)?|\.\d+)(ms|s|m|h|)"  # of a time, as Go writes it
 OFF = {"mirostat": 0, "tfs_z": 1, "typical_p": 1}  # samplers that edgert hasn't; off, they do nothing
 
 
@@ -46,6 +49,8 @@ def read(options: Mapping[str, Any]) -> dict[str, Any]:
     """Ours, not checked yet. Raises UsageError for what is unknown, or has no equal here."""
     given = {name: value for name, value in options.items() if value is not None}
     read = {OURS[name]: value for name, value in given.items() if name in OURS}
+    if read.get("seed") == -1:  # their default: another answer each time
+        del read["seed"]
     if (most := given.get("num_predict", -1)) not in (-1, -2):  # which are: as many as there is room for
         read["max_tokens"] = most
     for name, value in given.items():
@@ -68,14 +73,12 @@ def form(given: object) -> dict[str, Any]:
 
 
 def seconds(keep_alive: float | str | None) -> float | None:
-    """Of how long a model stays loaded: a number, or "5m"; negative is for ever. Raises UsageError."""
+    """Of how long a model stays loaded: a number, or "1h30m"; negative is for ever. Raises UsageError."""
     if keep_alive is None:
         return None
-    units = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
     text = str(keep_alive).strip()
-    unit = next((unit for unit in units if text.endswith(unit)), "")
-    try:
-        number = float(text.removesuffix(unit)) * units.get(unit, 1.0)
-    except ValueError as error:
-        raise UsageError(f'keep_alive must be seconds, or a time like "5m", not {keep_alive!r}') from error
-    return number if number >= 0 else float("inf")
+    text, forever = text.removeprefix("-"), text.startswith("-")
+    parts = re.findall(PART, text)
+    if not parts or "".join(number + unit for number, unit in parts) != text:
+        raise UsageError(f'keep_alive must be seconds, or a time like "5m" or "1h30m", not {keep_alive!r}')
+    return float("inf") if forever else sum(float(number) * UNITS[unit] for number, unit in parts)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import BaseRoute, Route
@@ -14,7 +14,7 @@ from edgert.serve.ollama.body import ChatBody, GenerateBody
 from edgert.serve.ollama.catalog import Catalog
 from edgert.serve.ollama.refusals import Ollama
 from edgert.serve.outgoing import Outgoing
-from edgert.serve.record import Note
+from edgert.serve.strict import Strict
 
 # What changes the models on disk is for the command line.
 ELSEWHERE = {
@@ -28,17 +28,15 @@ ELSEWHERE = {
 }
 
 
-class ShowBody(BaseModel):
+class ShowBody(Strict):
     """Which model; older clients call it `name`."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
 
     model: str = Field("", alias="model")
     name: str = ""
     verbose: bool | None = None
 
 
-def ollama_routes(desk: Desk, note: Note, limits: Limits) -> list[BaseRoute]:
+def ollama_routes(desk: Desk, limits: Limits) -> list[BaseRoute]:
     """All of them."""
     catalog, dialect = Catalog(desk.models), Ollama()
 
@@ -63,8 +61,8 @@ def ollama_routes(desk: Desk, note: Note, limits: Limits) -> list[BaseRoute]:
         Route("/api/version", version),
         Route("/api/tags", tags),
         Route("/api/ps", running),
-        Route("/api/show", Endpoint(ShowBody, show, dialect, note, limits), methods=["POST"]),
-        Route("/api/chat", Endpoint(ChatBody, asking, dialect, note, limits), methods=["POST"]),
-        Route("/api/generate", Endpoint(GenerateBody, asking, dialect, note, limits), methods=["POST"]),
+        Route("/api/show", Endpoint(ShowBody, show, dialect, limits), methods=["POST"]),
+        Route("/api/chat", Endpoint(ChatBody, asking, dialect, limits), methods=["POST"]),
+        Route("/api/generate", Endpoint(GenerateBody, asking, dialect, limits), methods=["POST"]),
         *(Route(path, elsewhere, methods=["POST", "DELETE"], include_in_schema=False) for path in ELSEWHERE),
     ]

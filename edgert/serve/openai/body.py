@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from edgert.errors import UsageError
+from edgert.serve.strict import Strict
 
 # Fields that are options of ours by the same name.
 SAME = (
@@ -27,22 +28,15 @@ SAME = (
 )
 
 
-class StreamOptions(BaseModel):
+class StreamOptions(Strict):
     """`include_usage`: a last piece tells the tokens."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
 
     include_usage: bool = False
     include_obfuscation: bool | None = None  # hides lengths from who listens in; nobody does on loopback
 
 
-class Caller(BaseModel):
-    """Fields about the caller, or about how a service of theirs is run: no answer depends on them.
-
-    What is unknown is refused by its name. null is as good as absent.
-    """
-
-    model_config = ConfigDict(extra="forbid", strict=True)
+class Caller(Strict):
+    """Fields about the caller, or about how a service of theirs is run: no answer depends on them."""
 
     user: str | None = None
     metadata: dict[str, Any] | None = None
@@ -52,13 +46,6 @@ class Caller(BaseModel):
     prompt_cache_key: str | None = None
     prompt_cache_retention: str | None = None
     parallel_tool_calls: bool | None = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _without_nulls(cls, table: Any) -> Any:
-        if not isinstance(table, dict):
-            return table
-        return {name: value for name, value in table.items() if value is not None}
 
 
 class Body(Caller):

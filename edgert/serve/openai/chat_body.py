@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from edgert.batch.openai import form_options
 from edgert.errors import UsageError
 from edgert.serve.desk import Question
 from edgert.serve.openai.body import Body
+from edgert.serve.strict import Strict
 
 
-class TemplateOptions(BaseModel):
+class TemplateOptions(Strict):
     """As vLLM and llama.cpp's server take them."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
 
     enable_thinking: bool | None = None
 

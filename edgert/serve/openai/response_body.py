@@ -4,27 +4,24 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from edgert.errors import UsageError
-from edgert.serve.openai.body import Caller
+from edgert.serve.openai.body import Caller, StreamOptions
+from edgert.serve.strict import Strict
 from edgert.text.template import Message
 
 
-class Reasoning(BaseModel):
+class Reasoning(Strict):
     """`effort` "none" answers without a thought; all else is the model's own way."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
 
     effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
     summary: str | None = None
     generate_summary: str | None = None
 
 
-class TextOptions(BaseModel):
+class TextOptions(Strict):
     """The form of the answer."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
 
     format: dict[str, Any] | None = None
     verbosity: str | None = None
@@ -47,8 +44,8 @@ class ResponseBody(Caller):
     reasoning: Reasoning | None = None
     background: Literal[False] | None = None
     truncation: Literal["disabled"] | None = None
-    include: list[str] | None = None
-    stream_options: dict[str, Any] | None = None
+    include: list[Literal["reasoning.encrypted_content"]] | None = None  # agents ask; thoughts are open here
+    stream_options: StreamOptions | None = None
 
     def messages(self) -> list[Message]:
         """What `input` says. Raises UsageError."""

@@ -17,15 +17,14 @@ from edgert.serve.openai.response_body import ResponseBody
 from edgert.serve.openai.responses import Responses
 from edgert.serve.openai.text import Text
 from edgert.serve.openai.text_body import TextBody
-from edgert.serve.record import Note
 
 
-def openai_routes(desk: Desk, note: Note, limits: Limits) -> list[BaseRoute]:
+def openai_routes(desk: Desk, limits: Limits) -> list[BaseRoute]:
     """All of them."""
     dialect: Dialect = OpenAI()
-    chat = Endpoint(ChatBody, Chat(desk), dialect, note, limits)
-    responses = Endpoint(ResponseBody, Responses(desk), dialect, note, limits)
-    text = Endpoint(TextBody, Text(desk), dialect, note, limits)
+    chat = Endpoint(ChatBody, Chat(desk), dialect, limits)
+    responses = Endpoint(ResponseBody, Responses(desk), dialect, limits)
+    text = Endpoint(TextBody, Text(desk), dialect, limits)
 
     async def models(_: Request) -> JSONResponse:
         cards = [_card(one) for one in desk.models.served.values()]

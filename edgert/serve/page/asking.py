@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from edgert.answering.reply import Chunk
 from edgert.answering.stream import AsyncStream
@@ -14,19 +14,18 @@ from edgert.model import Model
 from edgert.serve.desk import Answering, Desk
 from edgert.serve.outgoing import Outgoing
 from edgert.serve.page.talks import Talk, Talks, before
+from edgert.serve.strict import Strict
 
 MOST_LETTERS = 1 << 19  # of a question: more than contexts hold, and read in half a second
 OPTIONS = ("max_tokens", "temperature", "top_p", "thinking")
 
 
-class AskBody(BaseModel):
+class AskBody(Strict):
     """A question. `session`: the conversation it belongs to, None begins one.
 
     `after`: how many of its messages stay before the question; those behind them are forgotten, as when a
     question is edited.
     """
-
-    model_config = ConfigDict(extra="forbid", strict=True)
 
     session: str | None = None
     model: str | None = None
@@ -51,9 +50,13 @@ class Ask:
         self._talks = talks
 
     async def __call__(self, body: AskBody, out: Outgoing) -> None:
-        name = body.session
-        if name is None:
-            name = self._talks.begin(body.content)
+        if body.session is not None:
+            await self._answer(body.session, body, out)
+            return
+        with self._talks.begun(body.content) as name:
+            await self._answer(name, body, out)
+
+    async def _answer(self, name: str, body: AskBody, out: Outgoing) -> None:
         served = self._desk.models.named(body.model)
         async with self._desk.use(served, out.record) as model, out.kept_alive():
             async with self._talks.turn(name):

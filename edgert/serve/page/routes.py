@@ -7,7 +7,6 @@ import warnings
 from importlib import resources
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
@@ -19,7 +18,7 @@ from edgert.serve.openai.refusals import OpenAI
 from edgert.serve.outgoing import Outgoing
 from edgert.serve.page import talks
 from edgert.serve.page.asking import Ask, AskBody
-from edgert.serve.record import Note
+from edgert.serve.strict import Strict
 
 FILES = resources.files("edgert.serve.page") / "web"
 TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
@@ -37,24 +36,20 @@ HEADERS = {
 }
 
 
-class RenameBody(BaseModel):
+class RenameBody(Strict):
     """A session, and what it is to be called."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
 
     session: str
     to: str
 
 
-class RemoveBody(BaseModel):
+class RemoveBody(Strict):
     """A session."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
 
     session: str
 
 
-def page_routes(desk: Desk, note: Note, limits: Limits) -> list[BaseRoute]:
+def page_routes(desk: Desk, limits: Limits) -> list[BaseRoute]:
     """All of them."""
     # The page tells what was left out, and these lines would name a session, which its question names.
     warnings.filterwarnings("ignore", category=ConversationWarning)
@@ -81,7 +76,7 @@ def page_routes(desk: Desk, note: Note, limits: Limits) -> list[BaseRoute]:
         await out.json({"name": body.session})
 
     def posting(path: str, body: type[Any], handler: Any) -> Route:
-        return Route(path, Endpoint(body, handler, dialect, note, limits), methods=["POST"])
+        return Route(path, Endpoint(body, handler, dialect, limits), methods=["POST"])
 
     return [
         Route("/", file, include_in_schema=False),

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import re
 from collections import OrderedDict
-from collections.abc import Sequence, Set
+from collections.abc import Iterator, Sequence, Set
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakValueDictionary
@@ -14,7 +15,7 @@ from edgert.answering.conversation import Conversation
 from edgert.answering.session import Session
 from edgert.chat import sessions
 from edgert.chat.sessions import KeptSession
-from edgert.errors import UsageError
+from edgert.errors import EdgertError, UsageError
 from edgert.model import Model
 from edgert.text.template import Message
 from edgert.text.thinking import Thinking
@@ -45,11 +46,18 @@ class Talks:
         self._begun: set[str] = set()  # names that are given, and may not be on disk yet
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
-    def begin(self, question: str) -> str:
-        """A name for a new conversation."""
+    @contextmanager
+    def begun(self, question: str) -> Iterator[str]:
+        """A name for a new conversation. It is free again if the question was refused."""
         name = name_for(question, self._begun | self._open.keys())
         self._begun.add(name)
-        return name
+        try:
+            yield name
+        except EdgertError:
+            self._open.pop(name, None)
+            raise
+        finally:
+            self._begun.discard(name)  # from now on it is found on disk, or open
 
     def turn(self, name: str) -> asyncio.Lock:
         """Held while a question is begun by threads: a conversation is for one at a time."""

@@ -118,6 +118,7 @@ async function ask(text) {
   const body = { session, content: text, model: $("model").value || null, after, ...settings.options() };
   after = null;
   notice("");
+  const place = count;
   addQuestion(text);
   const answer = addAnswer(new Answer(retry));
   talk.scrollTop = talk.scrollHeight;
@@ -131,6 +132,8 @@ async function ask(text) {
     if (error.name !== "AbortError") answer.fail(error.message);
     else answer.end("stopped");
     say(error.name === "AbortError" ? "Stopped." : error.message);
+    // What has no answer at all the server has forgotten, too.
+    if (!answer.text && !answer.thought && answer.node.isConnected) after = place;
     if (error instanceof Refused && error.status === 401) await askKey();
   }
   asking = null;
