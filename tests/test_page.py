@@ -225,6 +225,7 @@ def test_copying_works_where_browsers_keep_the_clipboard(page) -> None:
 
 
 def test_by_keyboard_alone(page) -> None:
+    expect(page.locator("#question")).to_be_focused()
     page.keyboard.type("one")
     page.keyboard.press("Shift+Enter")
     page.keyboard.type("two")

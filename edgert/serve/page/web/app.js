@@ -234,5 +234,5 @@ document.addEventListener("keydown", (event) => {
 });
 
 settings.prepare();
-await start();
 field.focus();
+await start();
