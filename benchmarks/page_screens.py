@@ -15,14 +15,15 @@ import tempfile
 from pathlib import Path
 
 import click
-from playwright.sync_api import Page, expect, sync_playwright
+from playwright.sync_api import Page, ViewportSize, expect, sync_playwright
 from servers import free_port, wait_for
 
 from edgert.home import DEFAULT_MODEL
 
 QUESTIONS = ("Why is the sky blue? Answer in two sentences.", "Write a function that adds two numbers.")
 EARLIER = "Name three planets."
-WIDE, PHONE = {"width": 1000, "height": 720}, {"width": 360, "height": 640}
+WIDE: ViewportSize = {"width": 1000, "height": 720}
+PHONE: ViewportSize = {"width": 360, "height": 640}
 ANSWER_MS = 120_000
 
 
