@@ -61,17 +61,18 @@ def test_the_prediction_is_near_the_measured_peak(student, context):
 @linux
 @pytest.mark.student
 def test_and_so_it_is_for_other_forms(student, tmp_path):
-    """Blocks of 4 bits with 8-bit keys and values, and a prepared copy of them. The student itself is rows."""
+    """Blocks of 4 bits with 8-bit keys and values, and a prepared copy of them. The student is rows."""
     from edgert.export import ExportOptions, export
 
     checkpoint = next((student.parent.parent / "checkpoints" / student.name).glob("*.gguf"))
-    export(checkpoint, tmp_path, ExportOptions(quant="int4", kv="int8", calibrate=False, verify=False))
-    measured = peak(tmp_path, "laptop-cpu", 1024)
-    assert predicted(tmp_path, "laptop-cpu", 1024) == pytest.approx(measured, rel=0.15)
-    bundle = open_bundle(tmp_path)
+    folder = tmp_path / "int4"
+    export(checkpoint, folder, ExportOptions(quant="int4", kv="int8", calibrate=False, verify=False))
+    measured = peak(folder, "laptop-cpu", 1024)
+    assert predicted(folder, "laptop-cpu", 1024) == pytest.approx(measured, rel=0.15)
+    bundle = open_bundle(folder)
     Prepared(bundle, bundle.graph()).make()
-    measured = peak(tmp_path, "laptop-cpu", 1024)
-    assert predicted(tmp_path, "laptop-cpu", 1024, prepared=True) == pytest.approx(measured, rel=0.15)
+    measured = peak(folder, "laptop-cpu", 1024)
+    assert predicted(folder, "laptop-cpu", 1024, prepared=True) == pytest.approx(measured, rel=0.15)
 
 
 def plan(context=1000):
