@@ -33,6 +33,10 @@ X86_FEATURES = {
     "GGML_AMX_INT8": "amx_int8",
     "GGML_AMX_BF16": "amx_bf16",
 }
+# gcc 12 takes `_tile_loadconfig` for reading 8 bytes and drops what was written to the other 56: the first
+# product by AMX dies of an illegal instruction.
+AMX_SOURCE = "ggml/src/ggml-cpu/amx/mmq.cpp"
+AMX_LOAD = "    _tile_loadconfig(&tc);"
 # llama-perplexity's own main lets the thread that prints die with it: a busy machine loses the last lines.
 PERPLEXITY_MAIN = """
 #include "log.h"
@@ -110,6 +114,11 @@ def _sources(root: Path) -> Path:
         tar.extractall(root, filter="data")
     tree = root / archive.name.removesuffix(".tar.gz") / "llama.cpp"
     (tree / "tools" / "perplexity" / "main.cpp").write_text(PERPLEXITY_MAIN)
+    source = (tree / AMX_SOURCE).read_text("utf-8")
+    if AMX_LOAD not in source:
+        raise SystemExit(f"{tree / AMX_SOURCE} has changed: is AMX still to be mended?")
+    read = '    __asm__ volatile("" : : "m"(tc));\n'
+    (tree / AMX_SOURCE).write_text(source.replace(AMX_LOAD, read + AMX_LOAD), "utf-8")
     return tree
 
 

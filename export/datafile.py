@@ -74,7 +74,8 @@ def write_matrix(
     factor: FloatArray | None,
     advance: Callable[[int], None],
 ) -> dict[str, Extent]:
-    """Encode a matrix chunk by chunk. The first piece streams to the file, the small others follow it.
+    """Encode a matrix chunk by chunk. The first piece streams to the file (one that is stored columns first
+    is gathered before), the small others follow it.
 
     `factor` calibrates the rounding. `advance` is told the number of weights done after each chunk. Raises
     FloatingPointError for weights that are not finite.
@@ -96,7 +97,7 @@ def write_matrix(
             yield first
             advance(len(first) * matrix.shape[1])
 
-    extents = {pieces[0]: data.append(first_piece())}
+    extents = {pieces[0]: data.append(form.arranged(first_piece()))}
     for name, arrays in zip(pieces[1:], rest, strict=True):
         extents[name] = data.append(arrays)
     return extents

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol, TypeVar
 
@@ -30,7 +31,7 @@ class Piece:
 
 
 class Form(Protocol):
-    """A storage form. Codes come a chunk of rows at a time, so that no matrix is ever whole in memory."""
+    """A storage form. Codes come a chunk of rows at a time, so that no table is ever whole in memory."""
 
     @property
     def bits(self) -> int:
@@ -62,6 +63,10 @@ class Form(Protocol):
         """The pieces of some rows; `factor` (of rounding.inverse_factor) calibrates their rounding."""
         ...
 
+    def arranged(self, codes: Iterable[Array]) -> Iterable[Array]:
+        """The first piece, encoded some rows at a time, in the order of the file."""
+        ...
+
     def decode(self, pieces: tuple[Array, ...]) -> FloatArray:
         """The weights that encoded rows stand for."""
         ...
@@ -85,9 +90,18 @@ class FormBase:
     def pieces(self, shape: tuple[int, int], use: Use) -> tuple[Piece, ...]:
         raise NotImplementedError
 
+    def arranged(self, codes: Iterable[Array]) -> Iterable[Array]:
+        return codes
+
     def bytes(self, shape: tuple[int, int]) -> int:
         pieces = self.pieces(shape, "matrix")
         return sum(math.prod(piece.shape) * int(piece.dtype.itemsize) for piece in pieces)
+
+
+def stored(form: Form, rows: FloatArray) -> tuple[Array, ...]:
+    """The pieces of a whole matrix as they lie in the file, rounded to the nearest codes."""
+    codes, *others = form.encode(rows, None)
+    return np.concatenate(list(form.arranged([codes]))), *others
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from edgert.bundle import graph_io
 from edgert.engine.graph_session import InferenceSession, session_options
 
 from .checkpoint import Checkpoint, FloatArray, StoredTensor, Tokens
-from .forms import Form
+from .forms import Form, stored
 from .graph import build_layer
 from .lower import lower
 from .matrix import Matrix, MatrixName, head_name, matrices
@@ -93,7 +93,7 @@ class Layerwise:
         for name, form in names.items():
             rows = weights[name.kind]
             fitted = form.fitted(rows.shape[1])
-            found, kinds = fitted.encode(rows, None), fitted.pieces(rows.shape, "matrix")
+            found, kinds = stored(fitted, rows), fitted.pieces(rows.shape, "matrix")
             pieces |= {(name, piece.name): array for piece, array in zip(kinds, found, strict=True)}
         for slot in lower(model, self.matrices, replace(fp32(), exceptions=names)):
             if slot.matrix not in names:

@@ -68,9 +68,11 @@ class Recipe:
     def fitted(self, name: MatrixName, matrix: Matrix) -> Form:
         """The form a matrix takes. Raises ValueError naming the matrix."""
         try:
-            return self.form(name).fitted(matrix.shape[1])
+            form = self.form(name).fitted(matrix.shape[1])
         except ValueError as error:
             raise ValueError(f"matrix '{name}': {error}") from error
+        looked_up = name == EMBEDDING  # the head, too, if it is tied
+        return form.only_multiplied() if isinstance(form, Rows) and not looked_up else form
 
     def bytes(self, matrices: Mapping[MatrixName, Matrix]) -> int:
         """What the matrices take on disk."""
@@ -96,6 +98,7 @@ class Recipe:
             rotated=self.rotated,
             hadamard=self.hadamard,
             spread=self.spread,
+            columns_first=any(isinstance(form, Rows) and form.columns_first for form in fitted.values()),
         )
 
     def reading(self, other: Recipe) -> Recipe:

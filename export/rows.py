@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -13,6 +14,7 @@ from .layer import MICROSOFT
 from .rounding import gptq, nearest
 
 LAST = np.array([-1])
+STRIP = 256  # columns that are turned at a time
 ALL = "rows"  # owner of the constants that all matrices read
 
 
@@ -22,7 +24,8 @@ class Rows(FormBase):
 
     `shared`: stored around 128, as blocks want them. `unsigned`: read around 128, for x86 without VNNI, where
     sums of signed products overflow. Where one isn't the other, codes are turned at load, which takes memory
-    then.
+    then. `columns_first`: stored (columns, rows), as whole products are packed from in half the time; such a
+    matrix can't be looked up in.
 
     Activations take a scale per token, which no single operator does; DynamicQuantizeLinear's one scale for
     all tokens destroys small models. Good only where no channel stands out (basis.py).
@@ -31,6 +34,7 @@ class Rows(FormBase):
     bits: int = 8
     shared: bool = False
     unsigned: bool = False
+    columns_first: bool = False
 
     @property
     def label(self) -> str:
@@ -43,16 +47,28 @@ class Rows(FormBase):
     def reading(self, storage: Form) -> Rows:
         return replace(self, shared=isinstance(storage, RowsAndBlocks))
 
+    def only_multiplied(self) -> Rows:
+        """The form of a matrix that nothing but whole products reads."""
+        return replace(self, columns_first=not self.shared)
+
     def pieces(self, shape: tuple[int, int], use: Use) -> tuple[Piece, ...]:
         around_128 = self.shared or (self.unsigned and use == "matrix")
         dtype = ir.DataType.UINT8 if around_128 else ir.DataType.INT8
-        return Piece("codes", dtype, shape), Piece("row_scales", ir.DataType.FLOAT, (shape[0],))
+        stored = shape[::-1] if self.columns_first else shape
+        return Piece("codes", dtype, stored), Piece("row_scales", ir.DataType.FLOAT, (shape[0],))
 
     def encode(self, rows: FloatArray, factor: FloatArray | None) -> tuple[Array, ...]:
         columns = rows.shape[1]
         rounded = nearest(rows, columns, 8) if factor is None else gptq(rows, columns, 8, factor)
         codes = rounded.codes if self.shared else (rounded.codes ^ np.uint8(128)).view(np.int8)
         return codes, rounded.grid.scales[:, 0]
+
+    def arranged(self, codes: Iterable[Array]) -> Iterable[Array]:
+        if not self.columns_first:
+            return codes
+        chunks = list(codes)
+        strips = range(0, chunks[0].shape[1], STRIP)
+        return (np.concatenate([rows[:, start : start + STRIP] for rows in chunks]).T for start in strips)
 
     def decode(self, pieces: tuple[Array, ...]) -> FloatArray:
         codes, scales = pieces
@@ -82,7 +98,8 @@ class Rows(FormBase):
         zero = np.uint8(128) if self.unsigned else np.int8(0)
         zeros = constant(tape, name, f"zeros.{zero.dtype}", np.full(weights.shape[0], zero))
         inputs = [codes, step, middle, self._as_read(tape, stored, name), scales, zeros]
-        product = tape.op("QGemm", inputs, {"transB": 1}, domain=MICROSOFT, name=name)
+        turn = {"transB": int(not self.columns_first)}
+        product = tape.op("QGemm", inputs, turn, domain=MICROSOFT, name=name)
         if not flat:
             product = self._as_before(tape, product, x, weights)
         scaled = tape.op("Mul", [product, largest], name=f"{name}/scaled")

@@ -37,7 +37,7 @@ def measured(format_3):
     table["origin"] |= {"adapters": [], "revision": None}
     for graph in table["graphs"].values():
         graph |= {"cache": "shared", "attention_biases": 0, "unsigned": ""}
-    table["quantization"]["spread"] = False
+    table["quantization"] |= {"spread": False, "columns_first": False}
     table["adapters"] = {}
     path.write_text(json.dumps(table), "utf-8")
     return format_3, table

@@ -54,7 +54,8 @@ class Quantization:
     `bits` is that of most matrices, `exceptions` those of single ones by name, and `bits_per_weight` what all
     of them take with their scales, tied tables once. `rounding` is "nearest" or "gptq"; `rotated` says that
     the model is stored in another basis, `hadamard` how many inputs of down are rotated together at run time,
-    `spread` that such blocks are mixed with each other then, too.
+    `spread` that such blocks are mixed with each other then, too. `columns_first`: matrices are stored as
+    whole products are packed from, but for a table that is looked up in.
     """
 
     scheme: Annotated[str, OneOf(("int8", "int4", "mixed", "fp32"))]
@@ -67,6 +68,7 @@ class Quantization:
     rotated: bool = False
     hadamard: Annotated[int, Between(0, 1 << 24)] = 0
     spread: bool = False
+    columns_first: bool = False
 
 
 @dataclass(frozen=True)

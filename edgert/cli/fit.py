@@ -142,8 +142,8 @@ def _lines(manifest: Manifest, profile: DeviceProfile, plan: MemoryPlan) -> Iter
     yield f"  {'keys and values':22}{_mb(plan.kv)}   {plan.kv_per_token / 1e3:.1f} MB per 1,000 tokens"
     yield f"  {'runtime, tokenizer':22}{_mb(plan.runtime)}"
     yield f"  {'scratch':22}{_mb(plan.scratch)}   while reading {profile.prefill_chunk} tokens at a time"
-    if plan.bias:
-        yield f"  {'attention bias':22}{_mb(plan.bias)}   ALiBi's, while a prompt is read"
+    if plan.scores:
+        yield f"  {'attention scores':22}{_mb(plan.scores)}   while a prompt is read"
     if plan.adapters:
         yield f"  {'adapters':22}{_mb(plan.adapters)}   all of them; each is read when it is first chosen"
     if plan.packing:
@@ -152,7 +152,7 @@ def _lines(manifest: Manifest, profile: DeviceProfile, plan: MemoryPlan) -> Iter
     for place, room in _places(profile):
         longest = plan.longest_context(room, manifest.model.context)
         if not longest:
-            least = max(plan.total - plan.kv - plan.bias, plan.runtime + plan.weights + plan.packing)
+            least = max(plan.total - plan.kv - plan.scores, plan.runtime + plan.weights + plan.packing)
             verdict = f"does not fit: {(least - room) / 1e6:,.0f} MB too much without any token"
         elif longest < plan.context:
             verdict = f"fits with a shorter context: --context {longest}"
@@ -171,5 +171,11 @@ def _table(manifest: Manifest, profile: DeviceProfile, plan: MemoryPlan) -> dict
         {"memory": place, "free": room, "longest_context": plan.longest_context(room, limit)}
         for place, room in _places(profile)
     ]
-    totals = {"kv": plan.kv, "bias": plan.bias, "total": plan.total, "needed": plan.needed, "peak": plan.peak}
+    totals = {
+        "kv": plan.kv,
+        "scores": plan.scores,
+        "total": plan.total,
+        "needed": plan.needed,
+        "peak": plan.peak,
+    }
     return {"name": manifest.name, "device": profile.name, **asdict(plan), **totals, "places": places}

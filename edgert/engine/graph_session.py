@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from edgert import devices
 from edgert.bundle import Bundle
-from edgert.engine import providers
+from edgert.engine import attention, providers
 from edgert.engine.providers import ort
 from edgert.errors import BundleError, DeviceError
 
@@ -26,8 +26,8 @@ SEVERITY_ERROR = 3
 class GraphSession:
     """An ONNX Runtime session of one graph; `threads` is what it computes with.
 
-    `packed`: a copy of the graph that `pack` made on this machine, to run instead. Raises DeviceError,
-    BundleError.
+    `packed`: a copy of the graph that `pack` made on this machine, to run instead. `keep_scores`: how it
+    attends, see `attention`. Raises DeviceError, BundleError.
     """
 
     def __init__(
@@ -36,6 +36,8 @@ class GraphSession:
         profile: devices.DeviceProfile,
         graph: str | None = None,
         packed: Path | None = None,
+        *,
+        keep_scores: bool = False,
     ) -> None:
         graph = graph or bundle.graph()
         path = packed or _file(bundle, graph)
@@ -53,7 +55,8 @@ class GraphSession:
         if packed:  # it was optimized before it was saved
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         try:
-            self._session = providers.open_session(str(path), options, profile.provider)
+            with attention.chosen(keep_scores=keep_scores):
+                self._session = providers.open_session(str(path), options, profile.provider)
         except DeviceError as error:
             raise DeviceError(f"device '{profile.name}' needs {profile.provider.name}: {error}") from error
         except Exception as error:

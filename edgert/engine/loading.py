@@ -10,7 +10,7 @@ from numbers import Integral
 from edgert import devices
 from edgert.bundle import Bundle
 from edgert.devices import DeviceProfile
-from edgert.engine import golden, memory, prepared, promises, providers
+from edgert.engine import attention, golden, memory, prepared, promises, providers
 from edgert.engine.decoder import Decoder, open_decoder
 from edgert.engine.graph_session import GraphSession
 from edgert.engine.machine_note import MachineNote
@@ -129,9 +129,11 @@ def load_graph(
     """A graph on a device as it is, from its prepared copy where that is usable. Raises BundleError,
     DeviceError.
     """
-    copy = prepared.Prepared(bundle, graph)
-    session = GraphSession(bundle, profile, graph, copy.path if on_cpu(profile) and copy.usable else None)
-    model, facts = bundle.manifest.model, bundle.manifest.graphs[graph]
+    copy, model = prepared.Prepared(bundle, graph), bundle.manifest.model
+    facts = bundle.manifest.graphs[graph]
+    packed = copy.path if on_cpu(profile) and copy.usable else None
+    keep_scores = attention.keeps_scores(model, facts, profile, context, devices.here().architecture)
+    session = GraphSession(bundle, profile, graph, packed, keep_scores=keep_scores)
     decoder = open_decoder(session, model, facts, context, profile.prefill_chunk, conversations=conversations)
     return Loaded(decoder, graph, profile, session.threads)
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from edgert import devices
 from edgert.bundle import GraphFacts, Manifest, ModelFacts, Quantization
 from edgert.bundle.graph_io import GROWING, KV_KINDS
-from edgert.engine import promises
+from edgert.engine import attention, promises
 from edgert.errors import DoesNotFit
 
 # Measured on Linux, x86-64: the interpreter with NumPy and ONNX Runtime, a tokenizer with nothing in it,
@@ -32,7 +32,8 @@ class MemoryPlan:
     `weights` are packed copies in memory, or mapped from a prepared copy, and then `mapped`. While loading,
     `packing` comes on top of runtime and weights, and so does `reading`: pages of files, which the system can
     drop. `adapters`: all that lie beside the base; each is read when it is first chosen, and kept.
-    `bias_per_token`: what ALiBi adds to scores while a chunk is read, per token of context.
+    `scores_per_token`: the scores that attention keeps while a chunk is read, and ALiBi's bias on them, per
+    token of context.
     """
 
     context: int
@@ -45,21 +46,21 @@ class MemoryPlan:
     reading: int
     mapped: bool
     adapters: int = 0
-    bias_per_token: int = 0
+    scores_per_token: int = 0
 
     @property
     def kv(self) -> int:
         return self.kv_per_token * self.context * self.conversations
 
     @property
-    def bias(self) -> int:
+    def scores(self) -> int:
         """Prompts are read one at a time, so further conversations take none."""
-        return self.bias_per_token * self.context
+        return self.scores_per_token * self.context
 
     @property
     def total(self) -> int:
         """What must be there while answering."""
-        return self.runtime + self.weights + self.kv + self.scratch + self.adapters + self.bias
+        return self.runtime + self.weights + self.kv + self.scratch + self.adapters + self.scores
 
     @property
     def needed(self) -> int:
@@ -73,10 +74,10 @@ class MemoryPlan:
 
     def longest_context(self, memory: int, limit: int) -> int:
         """Most tokens, up to `limit`, that fit into so many bytes; 0 if not even the weights do."""
-        room = memory - (self.total - self.kv - self.bias)
+        room = memory - (self.total - self.kv - self.scores)
         if self.runtime + self.weights + self.packing > memory:
             return 0
-        per_token = self.kv_per_token * self.conversations + self.bias_per_token
+        per_token = self.kv_per_token * self.conversations + self.scores_per_token
         return max(0, min(limit, room // per_token))
 
     def further_conversations(self, memory: int) -> int:
@@ -99,10 +100,13 @@ def plan(
     elsewhere = "arm64" if set(profile.processor) == {"arm64"} else "x86_64"
     architecture = machine.architecture if machine else elsewhere
     packed = _packed(manifest, graph, architecture)
-    # Whole products turn each matrix around before they pack it, and the largest is kept to work in.
-    turned = table if graph.form == "rows8" else 0
+    # Whole products turn each matrix that is stored rows first before they pack it, and onnxruntime keeps the
+    # largest to work in.
+    upright = manifest.quantization.columns_first and not model.tied_embeddings
+    turned = table if graph.form == "rows8" and not upright else 0
     stored = int(table * _table_bits(manifest.quantization) / 8)  # mapped while it is packed
     copied = _copied(manifest, packed, machine) if graph.form == "rows8" else 0
+    keeps = attention.keeps_scores(model, graph, profile, context, architecture)
     return MemoryPlan(
         context=context,
         conversations=conversations,
@@ -114,7 +118,7 @@ def plan(
         reading=5 * stored // 2 if prepared else stored,
         mapped=prepared,
         adapters=sum(manifest.files[adapter.file].size for adapter in manifest.adapters.values()),
-        bias_per_token=4 * graph.attention_biases * model.num_heads * profile.prefill_chunk,
+        scores_per_token=(graph.attention_biases + keeps) * attention.scores(model, profile.prefill_chunk, 1),
     )
 
 
@@ -136,7 +140,7 @@ def check_fits(wanted: MemoryPlan, limit: int, what: str) -> None:
     raise DoesNotFit(
         f"{what} needs {_mb(wanted.needed)} (weights {_mb(wanted.weights)}, keys and values "
         f"{_mb(wanted.kv)} for {_conversations(wanted)}{wanted.context} tokens, {adapters}runtime and "
-        f"scratch {_mb(wanted.runtime + wanted.scratch + wanted.bias)}, packing while it loads "
+        f"scratch {_mb(wanted.runtime + wanted.scratch + wanted.scores)}, packing while it loads "
         f"{_mb(wanted.packing)}) and {_mb(free)} are free{others}: {shorter}, a smaller --quant at "
         "export takes less, --force loads it all the same"
     )
