@@ -14,13 +14,13 @@ import statistics
 import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 import click
 from prose import prose
 
 import edgert
 from edgert.answering.reply import Reply
+from edgert.answering.request import Draft
 
 CODE: tuple[Callable[..., object] | type, ...] = (
     textwrap.fill,
@@ -98,7 +98,7 @@ def repeating() -> list[str]:
 def measure(model: edgert.Model, prompt: str, tokens: int, rounds: int) -> Outcome:
     """Plain and drafted answers to a prompt, in turn; which is first alternates."""
 
-    def answer(draft: Literal["lookup"] | None, tokens: int = tokens) -> Reply:
+    def answer(draft: Draft, tokens: int = tokens) -> Reply:
         return model.generate(
             prompt,
             max_tokens=tokens,
@@ -109,13 +109,13 @@ def measure(model: edgert.Model, prompt: str, tokens: int, rounds: int) -> Outco
             logit_bias=dict.fromkeys(model.bundle.manifest.generation.eos_token_ids, -1e6),
         )
 
-    ratios, plain, drafted = [], answer(None, 4), answer("lookup", 4)  # reads the prompt
+    ratios, plain, drafted = [], answer("off", 4), answer("lookup", 4)  # reads the prompt
     for number in range(rounds):
         for guessing in (False, True)[:: 1 if number % 2 else -1]:
             if guessing:
                 drafted = answer("lookup")
             else:
-                plain = answer(None)
+                plain = answer("off")
         ratios.append(drafted.timings.decode_tokens_per_s / plain.timings.decode_tokens_per_s)
     pairs = enumerate(zip(plain.tokens, drafted.tokens, strict=True))
     parted = next((place for place, (ours, theirs) in pairs if ours.id != theirs.id), -1)

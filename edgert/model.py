@@ -73,6 +73,7 @@ class Model:
         self.conversations = len(loaded.decoder.slots)
         self.kv = bundle.manifest.graphs[loaded.graph].kv
         self.threads = loaded.threads
+        self._alike = loaded.alike
         self.template = open_template(bundle, self.tokenizer)
         self._prompts = PromptEncoder(self.tokenizer, self.template) if self.template else None
         self.sampling = _default_sampling(bundle)
@@ -147,7 +148,8 @@ class Model:
 
     def request(self, **options: Unpack[Options]) -> Request:
         """The options over the model's own defaults. Raises UsageError for unknown or impossible ones."""
-        return request(self.sampling, dict(options))
+        found = request(self.sampling, dict(options))
+        return replace(found, draft="lookup") if found.draft == "auto" and self._alike else found
 
     def conversation(
         self,

@@ -7,6 +7,7 @@ import pytest
 from click.testing import CliRunner
 
 import edgert
+from edgert import devices
 from edgert.answering.answer import Answer, Asked
 from edgert.answering.budget import parse_budget
 from edgert.answering.drafting import HEAD_START, MAY_LOSE, Drafting
@@ -18,6 +19,7 @@ from edgert.engine.pace import KEPT, STALE, WIDTHS, Pace
 from edgert.engine.sequence import Sequence
 from edgert.engine.slots import Slot
 from edgert.errors import UsageError
+from edgert.export import ExportOptions, export
 from edgert.text import lookup
 from edgert.text.lookup import Found, Lookup
 from edgert.text.sampler import Sampler, Sampling
@@ -124,18 +126,18 @@ def test_greedy_tokens_and_ends_are_those_of_plain_decoding(limit):
         assert len(drafted.runs) < limit / 2
         assert last.timings.accepted_tokens > limit / 2
         assert last.timings.drafted_tokens >= last.timings.accepted_tokens
-    assert answer(Table(circle()), limit=limit, draft=None)[0] == tokens
+    assert answer(Table(circle()), limit=limit, draft="off")[0] == tokens
 
 
 @pytest.mark.parametrize("stop", ["bcdeab" * 3 + "b", "eabcdeabcdeabcde", "abc"])
 def test_a_stop_string_ends_an_answer_within_a_draft(stop):
-    plain, drafted = (answer(Table(circle()), stop=(stop,), draft=draft) for draft in (None, "lookup"))
+    plain, drafted = (answer(Table(circle()), stop=(stop,), draft=draft) for draft in ("off", "lookup"))
     assert drafted[0] == plain[0]
     assert drafted[1].finish_reason == plain[1].finish_reason
 
 
 def test_a_loop_ends_within_a_draft():
-    plain, drafted = (answer(Table(circle()), stop_loops=True, draft=draft) for draft in (None, "lookup"))
+    plain, drafted = (answer(Table(circle()), stop_loops=True, draft=draft) for draft in ("off", "lookup"))
     assert (drafted[0], drafted[1].finish_reason) == (plain[0], "loop")
 
 
@@ -151,15 +153,15 @@ def test_a_thought_is_closed_within_a_draft():
         )[0]
 
     for tokens in range(20, 30):
-        assert thinks("lookup", tokens) == thinks(None, tokens)
-        assert thinks(None, tokens)[tokens : tokens + 4] == [5, 6, 0, 1]
+        assert thinks("lookup", tokens) == thinks("off", tokens)
+        assert thinks("off", tokens)[tokens : tokens + 4] == [5, 6, 0, 1]
 
 
 @pytest.mark.parametrize("seed", range(12))
 def test_with_a_seed_even_sampled_answers_are_those_of_plain_decoding(seed):
     logits = np.random.default_rng(seed).normal(size=(VOCAB, VOCAB), scale=2).astype(np.float32)
     plain, drafted = (
-        answer(Table(logits), temperature=0.9, seed=seed, draft=draft) for draft in (None, "lookup")
+        answer(Table(logits), temperature=0.9, seed=seed, draft=draft) for draft in ("off", "lookup")
     )
     assert drafted[0] == plain[0]
 
@@ -197,7 +199,7 @@ def test_drafts_that_lose_are_given_up():
         answer(table, limit=400, temperature=3.0, seed=1, draft=draft)
         return table.now, sum(run > 1 for run in table.runs[1:])
 
-    (plain, _), (drafted, tries) = seconds(None), seconds("lookup")
+    (plain, _), (drafted, tries) = seconds("off"), seconds("lookup")
     assert tries >= 1
     assert drafted <= plain * (1 + MAY_LOSE) + HEAD_START * MAY_LOSE + 3.0 * max(WIDTHS)
     assert tries < 20
@@ -259,8 +261,36 @@ def test_a_model_says_the_same_with_drafts(bundles, family):
         assert accepted > 0
 
 
+@pytest.fixture(scope="module")
+def eight(checkpoints, tmp_path_factory):
+    """A bundle whose tokens are computed alike, alone and with others of their row."""
+    folder = tmp_path_factory.mktemp("eight") / "b"
+    return export(checkpoints("llama"), folder, ExportOptions(kv="int8", verify=False)).folder
+
+
+@pytest.mark.skipif(devices.here().architecture != "x86_64", reason="tried on x86 only")
+@pytest.mark.parametrize("options", [{"temperature": 0.0}, {"temperature": 0.1, "seed": 3}])
+def test_with_8_bit_keys_drafts_change_no_bit_and_are_made_unasked(eight, options):
+    with edgert.load(eight, context=256) as model:
+        assert model.request().draft == "lookup" and model.request(draft="off").draft == "off"
+        never = dict.fromkeys(model.bundle.manifest.generation.eos_token_ids, -1e6)
+        options = {**options, "max_tokens": 120, "logprobs": 2, "logit_bias": never}
+        accepted = 0
+        for prompt in ([3, 4, 5] * 4, [9, 8, 7, 6] * 3, [*range(20, 90), 20, 21, 22]):
+            drafted = model.generate(prompt, **options)
+            assert drafted.tokens == model.generate(prompt, draft="off", **options).tokens
+            accepted += drafted.timings.accepted_tokens
+        assert accepted > 0
+
+
+def test_otherwise_they_are_made_on_request_only(bundles):
+    with edgert.load(bundles(), context=64) as model:
+        assert model.request().draft == "auto"
+        assert model.generate([3, 4, 5] * 8, max_tokens=30).timings.drafted_tokens == 0
+
+
 def test_an_unknown_kind_of_draft_is_refused(model):
-    with pytest.raises(UsageError, match="draft must be 'lookup' or None, not 'magic'"):
+    with pytest.raises(UsageError, match="draft must be 'auto', 'lookup' or 'off', not 'magic'"):
         model.generate("hello", draft="magic")
 
 
@@ -275,5 +305,5 @@ def test_the_stats_tell_of_drafts():
     _, last = answer(Table(circle()), limit=64)
     drafted, accepted = last.timings.drafted_tokens, last.timings.accepted_tokens
     assert stats(last.timings).endswith(f"; {accepted} of {drafted} drafted tokens came true")
-    _, last = answer(Table(circle()), limit=64, draft=None)
+    _, last = answer(Table(circle()), limit=64, draft="off")
     assert "drafted" not in stats(last.timings)

@@ -78,7 +78,7 @@ class Answer:
         self._budget = request.thinking_budget
         self._stops = StopMatcher(request.stop)
         self._loops = LoopDetector() if request.stop_loops else None
-        self._drafting = Drafting(asked.tokens) if request.draft else None
+        self._drafting = Drafting(asked.tokens) if request.draft == "lookup" else None
         self._draft: list[int] = []
         self._watch = Stopwatch(len(asked.tokens))
         self._reason: FinishReason | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from numbers import Integral
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, TypedDict, get_args
 
 from edgert.answering.budget import Budget, parse_budget
 from edgert.errors import UsageError
@@ -13,6 +13,8 @@ from edgert.text.grammar import FORMS, Grammar, read_grammar
 from edgert.text.sampler import Sampling
 from edgert.text.stops import check_stops
 from edgert.text.tools import AnyTool, Tool, read_tools
+
+Draft = Literal["auto", "lookup", "off"]
 
 
 class Options(TypedDict, total=False):
@@ -25,7 +27,7 @@ class Options(TypedDict, total=False):
     special_tokens: bool
     thinking: bool | None
     thinking_budget: int | str | None
-    draft: Literal["lookup"] | None
+    draft: Draft
     json_schema: Mapping[str, Any] | type | None
     regex: str | None
     grammar: str | None
@@ -43,7 +45,6 @@ class Options(TypedDict, total=False):
     seed: int | None
 
 
-DRAFTS = (None, "lookup")
 SWITCHES = ("stop_loops", "fresh", "special_tokens")
 
 
@@ -59,8 +60,9 @@ class Request:
     `thinking`: whether the model thinks before it answers; None is its chat template's own choice.
     `thinking_budget`: where the thought is closed, so that the answer follows.
     `draft`: "lookup" guesses tokens from what the prompt and the answer have had before, and computes several
-    at once where that is quicker. Their logits are rounded otherwise, so where two tokens are almost equally
-    likely, the answer may go on with the other one; None never guesses.
+    at once where that is quicker; "off" never guesses. Mostly logits of several are rounded otherwise than
+    those of one: where two tokens are almost equally likely, the answer may go on with the other. "auto"
+    guesses where they are the same, as with 8-bit keys and values; until a model has read it, it is "off".
     `grammar`: the form that the answer must have, of one of the options `json_schema` (a dict, or a pydantic
     model), `regex` and `grammar` (Lark).
     `tools`: what the model may call, see `Tool`. `tool_choice`: "auto" (as the model likes), "required" (an
@@ -75,7 +77,7 @@ class Request:
     special_tokens: bool = False
     thinking: bool | None = None
     thinking_budget: Budget | None = None
-    draft: Literal["lookup"] | None = None
+    draft: Draft = "auto"
     grammar: Grammar | None = None
     tools: tuple[Tool, ...] = ()
     tool_choice: str = "auto"
@@ -91,8 +93,8 @@ class Request:
                 raise UsageError(f"{name} must be True or False, not {getattr(self, name)!r}")
         if not (self.thinking is None or isinstance(self.thinking, bool)):
             raise UsageError(f"thinking must be True, False or None, not {self.thinking!r}")
-        if self.draft not in DRAFTS:
-            raise UsageError(f"draft must be 'lookup' or None, not {self.draft!r}")
+        if self.draft not in get_args(Draft):
+            raise UsageError(f"draft must be 'auto', 'lookup' or 'off', not {self.draft!r}")
         check_stops(self.stop)
         self._check_tools()
 

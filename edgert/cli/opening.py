@@ -74,8 +74,6 @@ def own_settings(bundle: str | None) -> Settings:
 def answering(bundle: str | None, sampling: dict[str, Any]) -> Options:
     """The options that were given, over what the user's settings say for the bundle. Raises UsageError."""
     given = {name: value for name, value in sampling.items() if value not in (None, ())}
-    if given.get("draft") == "off":
-        del given["draft"]
     return cast("Options", {**own_settings(bundle).answering, **given})
 
 

@@ -68,7 +68,9 @@ class Body(Caller):
     min_p: float | None = Field(None, description="Of edgert: drop what is less likely than this × the best.")
     repetition_penalty: float | None = Field(None, description="Of edgert: above 1 repeats less.")
     stop_loops: bool | None = Field(None, description="Of edgert: end an answer that only repeats itself.")
-    draft: str | None = Field(None, description='Of edgert: "lookup" guesses tokens, which can be quicker.')
+    draft: str | None = Field(
+        None, description='Of edgert: "lookup" guesses tokens, which can be quicker; "off" never.'
+    )
     regex: str | None = Field(None, description="Of edgert: the form of the answer, an expression.")
     grammar: str | None = Field(None, description="Of edgert: the form of the answer, in Lark.")
 
