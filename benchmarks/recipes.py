@@ -30,10 +30,10 @@ class Row:
 ROWS = (
     Row("int8"),
     Row("int8, int8 KV", {"kv": "int8"}, "int8"),
+    Row("int8, blocks of 64", {"block_size": 64}),
     Row("int8, blocks of 32", {"block_size": 32}),
     Row("int8, blocks of 16", {"block_size": 16}),
     Row("int8, not calibrated", {"calibrate": False}),
-    Row("int8 for cores without dotprod", {"device": "raspberry-pi-4"}),
     Row("int4", {"quant": "int4"}),
     Row("int4, not calibrated", {"quant": "int4", "calibrate": False}),
     Row("int4, blocks of 32", {"quant": "int4", "block_size": 32}),
