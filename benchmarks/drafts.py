@@ -1,6 +1,7 @@
 """Drafts by lookup against plain decoding: speed, tokens that came true, and where greedy answers part.
 
-    python benchmarks/drafts.py BUNDLE [--tokens 128] [--rounds 3] [--kind repeats|chat]
+    python benchmarks/drafts.py BUNDLE [--tokens 128] [--rounds 3] [--kind repeats|chat] [--kv int8]
+                                   [--draft SMALL]
 
 Two kinds of prompt: those that quote, edit, summarise or continue code and text of Python's own library, and
 free chat. Plain and drafted answers take turns, prompt by prompt; the ratio of a prompt is the median over
@@ -129,10 +130,12 @@ def measure(model: edgert.Model, prompt: str, tokens: int, rounds: int) -> Outco
 @click.argument("bundle")
 @click.option("--tokens", default=128, show_default=True, help="Of each answer.")
 @click.option("--rounds", default=3, show_default=True)
+@click.option("--kv", help="Format of the cache; the bundle's own if it isn't given.")
+@click.option("--draft", help="A smaller student that guesses, too.")
 @click.option("--kind", type=click.Choice(["repeats", "chat"]), help="One kind of prompt only.")
-def main(bundle: str, tokens: int, rounds: int, kind: str | None) -> None:
+def main(bundle: str, tokens: int, rounds: int, kind: str | None, kv: str | None, draft: str | None) -> None:
     """Measure and print a table for each kind."""
-    model = edgert.load(bundle, context=1024, conversations=1)
+    model = edgert.load(bundle, context=1024, kv=kv, conversations=1, draft=draft)
     for name, prompts in (("repeats", repeating()), ("chat", CHAT)):
         if kind in (None, name):
             show(name, [measure(model, prompt, tokens, rounds) for prompt in prompts])

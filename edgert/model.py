@@ -17,9 +17,10 @@ from edgert.answering.answer import Answer, Asked, Ended, Score, ignore
 from edgert.answering.budget import CLOSING
 from edgert.answering.conversation import Conversation
 from edgert.answering.forms import Forms
+from edgert.answering.guesser import open_guesser
 from edgert.answering.overflow import Overflow
 from edgert.answering.reply import Reply
-from edgert.answering.request import Options, Request, request
+from edgert.answering.request import Options, Request, request, usual_sampling
 from edgert.answering.rows import Rows
 from edgert.answering.session import Session
 from edgert.answering.stream import AsyncStream, Stream, Woken, wait_for
@@ -35,7 +36,7 @@ from edgert.errors import DeviceError, EdgertWarning, PromptTooLong, UsageError
 from edgert.home import find_bundle
 from edgert.machine.tuning import tuned_profile
 from edgert.text.prompt import PromptEncoder
-from edgert.text.sampler import Sampler, Sampling
+from edgert.text.sampler import Sampler
 from edgert.text.template import Message, open_template
 from edgert.text.thinking import Thinking, opening
 from edgert.text.tokenizer import WINDOW, TokenStream, open_tokenizer
@@ -62,6 +63,7 @@ class Model:
         *,
         conversations: int | None = None,
         force: bool = False,
+        draft: str | Path | None = None,
     ) -> None:
         with ThreadPoolExecutor(1) as pool:  # a Qwen's tokenizer takes a third of the time that weights do
             reading = pool.submit(open_tokenizer, bundle)
@@ -73,11 +75,12 @@ class Model:
         self.conversations = len(loaded.decoder.slots)
         self.kv = bundle.manifest.graphs[loaded.graph].kv
         self.threads = loaded.threads
-        self._alike = loaded.alike
+        self._drafts = loaded.alike or draft is not None
         self.template = open_template(bundle, self.tokenizer)
         self._prompts = PromptEncoder(self.tokenizer, self.template) if self.template else None
-        self.sampling = _default_sampling(bundle)
+        self.sampling = usual_sampling(bundle.manifest.generation)
         self._vocab = bundle.manifest.model.vocab_size
+        self._guesser = open_guesser(draft, self.tokenizer, loaded, self._vocab) if draft else None
         ends = bundle.manifest.generation.eos_token_ids
         self._forms = Forms(self.tokenizer, self.template, self._vocab, ends)
         self._worker = Worker(Engine(loaded.decoder))
@@ -149,7 +152,7 @@ class Model:
     def request(self, **options: Unpack[Options]) -> Request:
         """The options over the model's own defaults. Raises UsageError for unknown or impossible ones."""
         found = request(self.sampling, dict(options))
-        return replace(found, draft="lookup") if found.draft == "auto" and self._alike else found
+        return replace(found, draft="lookup") if found.draft == "auto" and self._drafts else found
 
     def conversation(
         self,
@@ -248,7 +251,7 @@ class Model:
         ends = self.bundle.manifest.generation.eos_token_ids
         closing = self.tokenizer.encode_rendered(CLOSING) if request.thinking_budget else ()
         constraint, read_calls = self._forms.constraint(request, thinking), self._forms.read_calls(request)
-        asked = Asked(tokens, text, thinking, limit, ends, closing, constraint, read_calls)
+        asked = Asked(tokens, text, thinking, limit, ends, closing, constraint, read_calls, self._guesser)
         answer = Answer(asked, request, Sampler(request.sampling, self._vocab), wake, ended)
         return Sequence(tokens, answer, owner, fresh=request.fresh), answer
 
@@ -312,6 +315,7 @@ def load(
     threads: int | None = None,
     conversations: int | None = None,
     force: bool = False,
+    draft: str | Path | None = None,
 ) -> Model:
     """Open a bundle, by folder or by the name it was pulled under.
 
@@ -321,7 +325,8 @@ def load(
     `threads`: how many processors compute; None is what `edgert tune` found, or the profile's number.
     `conversations`: how many answer at once; None is up to 8, as memory allows. Each takes memory as it
     grows.
-    `force`: load what memory does not suffice for. Raises BundleError, DeviceError, DoesNotFit, UsageError.
+    `force`: load what memory does not suffice for. `draft`: the bundle of a smaller student with the same
+    tokens, which guesses what this one then checks. Raises BundleError, DeviceError, DoesNotFit, UsageError.
     """
     if threads is not None and threads < 1:
         raise UsageError(f"threads must be at least 1, not {threads}")
@@ -329,7 +334,7 @@ def load(
 
     def model(profile: devices.DeviceProfile) -> Model:
         chosen = replace(profile, threads=threads) if threads else profile
-        loaded = Model(bundle, chosen, context, kv, conversations=conversations, force=force)
+        loaded = Model(bundle, chosen, context, kv, conversations=conversations, force=force, draft=draft)
         shelf.note_use(bundle.folder)
         return loaded
 
@@ -343,8 +348,3 @@ def load(
             f"{error}: using {usual.name}; `edgert tune` measures again", EdgertWarning, stacklevel=2
         )
         return model(usual)
-
-
-def _default_sampling(bundle: Bundle) -> Sampling:
-    own = bundle.manifest.generation
-    return Sampling(own.temperature, own.top_k, own.top_p, own.min_p, own.repetition_penalty)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from edgert.answering.drafting import Drafting
+from edgert.answering.guesser import Guesser
 from edgert.answering.reply import Chunk, FinishReason, Stopwatch, Timings, join
 from edgert.answering.request import Request
 from edgert.engine.decoder import Logits
@@ -38,7 +39,8 @@ def ignore(text: str | None, calls: tuple[ToolCall, ...], finish: Callable[[], N
 class Asked:
     """Token ids to answer, the stream that makes text of the answer, what tells its thought apart, the most
     tokens it may have, those that end it, those that close a thought whose budget is spent, what holds it to
-    a form, and what reads calls of tools, if that form is theirs.
+    a form, what reads calls of tools, if that form is theirs, and a smaller student that guesses, if there is
+    one.
     """
 
     tokens: Sequence[int]
@@ -49,6 +51,7 @@ class Asked:
     closing: Sequence[int] = ()
     constraint: Constraint | None = None
     read_calls: ReadCalls | None = None
+    guesser: Guesser | None = None
 
 
 class Answer:
@@ -78,7 +81,7 @@ class Answer:
         self._budget = request.thinking_budget
         self._stops = StopMatcher(request.stop)
         self._loops = LoopDetector() if request.stop_loops else None
-        self._drafting = Drafting(asked.tokens) if request.draft == "lookup" else None
+        self._drafting = Drafting(asked.tokens, asked.guesser) if request.draft == "lookup" else None
         self._draft: list[int] = []
         self._watch = Stopwatch(len(asked.tokens))
         self._reason: FinishReason | None = None
@@ -102,7 +105,7 @@ class Answer:
         self._watch.start(cached_tokens)
 
     def draft(self, pace: Pace) -> Sequence[int]:
-        """What the prompt or the answer has had before; see `Drafting`."""
+        """Tokens that may come next; see `Drafting`."""
         if self._drafting is None:
             return ()
         most = self._asked.limit - len(self._history.answer) - 1  # a token more comes from the model

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from edgert.answering.guesser import Guesser
 from edgert.engine.pace import Pace, widths
-from edgert.text.lookup import SIZES, Lookup
+from edgert.text.lookup import SIZES, Found, Lookup
 
 LEAST_GAIN = 1.05  # tokens for the time of one, from which a draft is worth it
 MEMORY = 0.9  # the weight of a draft's outcome once the next is known
@@ -19,7 +20,8 @@ HEAD_START = 32  # tokens that count as said, so that a short answer may try a d
 MAY_SAVE_UP = 4.0  # tokens' time gained, at most, that may be lost again
 
 # How many of ten guesses come true, until it is known: the more tokens stood alike before, the more.
-PRIOR = dict(zip(SIZES, (9, 8, 6, 3), strict=True))
+GUESSED = 0  # the source of a smaller student's guesses; the others are the sizes of what was looked up
+PRIOR = {**dict(zip(SIZES, (9, 8, 6, 3), strict=True)), GUESSED: 6}
 PRIOR_WEIGHT = 0.2  # of those ten
 
 
@@ -43,19 +45,33 @@ class Odds:
         return sum(self.chance**guess for guess in range(width))
 
 
-class Drafting:
-    """Drafts for one answer by lookup in what it has before it. It counts what drafts gain and cost, in the
-    time of one token each; where they lose more than a small share, they pause until the answer has grown.
+@dataclass(frozen=True)
+class Plan:
+    """What a draft would be: its source, the tokens of the run with it, what that gives for its time, in
+    tokens for the time of one, and what guessing costs, in times of one.
     """
 
-    def __init__(self, prompt: Iterable[int]) -> None:
+    source: int
+    width: int
+    gain: float
+    cost: float = 0.0
+
+
+class Drafting:
+    """Drafts for one answer: by lookup in what it has before it, or by a smaller student if there is one,
+    whichever promises more. It counts what drafts gain and cost, in the time of one token each; where they
+    lose more than a small share, they pause until the answer has grown.
+    """
+
+    def __init__(self, prompt: Iterable[int], guesser: Guesser | None = None) -> None:
         self._lookup = Lookup(prompt)
+        self._guesser = guesser
         self._begin = len(self._lookup.tokens)
         self._odds = {
-            size: Odds(true * PRIOR_WEIGHT, (10 - true) * PRIOR_WEIGHT) for size, true in PRIOR.items()
+            source: Odds(true * PRIOR_WEIGHT, (10 - true) * PRIOR_WEIGHT) for source, true in PRIOR.items()
         }
         self._balance = 0.0
-        self._size = SIZES[0]
+        self._plan = Plan(SIZES[0], 1, 1.0)
         self._draft: list[int] = []
         self._pace = Pace()
 
@@ -65,29 +81,41 @@ class Drafting:
 
     def draft(self, pace: Pace, most: int) -> list[int]:
         """Tokens that may come next, at most so many; empty if none would pay."""
-        self._draft = []
-        found = self._lookup.find() if self._may_try else None
-        if found is not None:
-            self._size, self._pace = found.size, pace
-            width = self._best_width(self._odds[found.size], pace, most)
-            self._draft = self._lookup.after(found.follows, width - 1)
+        self._draft, self._pace = [], pace
+        if not self._may_try:
+            return self._draft
+        found = self._lookup.find()
+        plans = [self._planned(found.size, most)] if found else []
+        if self._guesser and pace.alone:
+            each = (self._guesser.seconds or 0.0) / pace.alone
+            plans.append(self._planned(GUESSED, most, each))
+        best = max(plans, key=lambda plan: plan.gain, default=self._plan)
+        if plans and best.gain > LEAST_GAIN:
+            self._plan = best
+            self._draft = self._tokens(best, found)
         return self._draft
 
     def learn(self, true: int) -> None:
         """So many tokens of the draft came true."""
         width = len(self._draft) + 1
-        self._odds[self._size].learn(true, failed=true < len(self._draft))
-        gained = true + 1 - self._pace.cost(width)
+        self._odds[self._plan.source].learn(true, failed=true < len(self._draft))
+        gained = true + 1 - self._pace.cost(width) - self._plan.cost
         self._balance = min(self._balance + gained, MAY_SAVE_UP)
+
+    def _tokens(self, plan: Plan, found: Found | None) -> list[int]:
+        if plan.source == GUESSED and self._guesser:
+            return self._guesser.guess(self._lookup.tokens, plan.width - 1)
+        return self._lookup.after(found.follows, plan.width - 1) if found else []
 
     @property
     def _may_try(self) -> bool:
         said = len(self._lookup.tokens) - self._begin
         return self._balance > -MAY_LOSE * (said + HEAD_START)
 
-    @staticmethod
-    def _best_width(odds: Odds, pace: Pace, most: int) -> int:
-        """Tokens of the run that gives most for its time; 1 is to draft nothing."""
-        gains = {width: odds.tokens(width) / pace.cost(width) for width in widths(most + 1)}
+    def _planned(self, source: int, most: int, each: float = 0.0) -> Plan:
+        """The width that gives most for its time, where each guess costs so much; 1 is to draft nothing."""
+        odds = self._odds[source]
+        costs = {width: each * (width - 1) for width in widths(most + 1)}
+        gains = {width: odds.tokens(width) / (self._pace.cost(width) + cost) for width, cost in costs.items()}
         best = max(gains, key=gains.__getitem__, default=1)
-        return best if gains.get(best, 0.0) > LEAST_GAIN else 1
+        return Plan(source, best, gains.get(best, 0.0), costs.get(best, 0.0))

@@ -8,6 +8,7 @@ from numbers import Integral
 from typing import Any, Literal, TypedDict, get_args
 
 from edgert.answering.budget import Budget, parse_budget
+from edgert.bundle import GenerationDefaults
 from edgert.errors import UsageError
 from edgert.text.grammar import FORMS, Grammar, read_grammar
 from edgert.text.sampler import Sampling
@@ -62,7 +63,8 @@ class Request:
     `draft`: "lookup" guesses tokens from what the prompt and the answer have had before, and computes several
     at once where that is quicker; "off" never guesses. Mostly logits of several are rounded otherwise than
     those of one: where two tokens are almost equally likely, the answer may go on with the other. "auto"
-    guesses where they are the same, as with 8-bit keys and values; until a model has read it, it is "off".
+    guesses where they are the same, as with 8-bit keys and values, and where the model was loaded with a
+    smaller student that drafts, which "lookup" uses, too; until a model has read it, it is "off".
     `grammar`: the form that the answer must have, of one of the options `json_schema` (a dict, or a pydantic
     model), `regex` and `grammar` (Lark).
     `tools`: what the model may call, see `Tool`. `tool_choice`: "auto" (as the model likes), "required" (an
@@ -125,6 +127,11 @@ OWN_OPTIONS = (
     "tool_choice",
     *SWITCHES,
 )  # the others are the sampling's
+
+
+def usual_sampling(own: GenerationDefaults) -> Sampling:
+    """How a bundle's own defaults draw."""
+    return Sampling(own.temperature, own.top_k, own.top_p, own.min_p, own.repetition_penalty)
 
 
 def request(defaults: Sampling, options: Mapping[str, Any]) -> Request:

@@ -93,7 +93,9 @@ def chat(
     from edgert.chat.terminal import Chat
 
     folder = _session(bundle, name, again, no_save)
-    model = load_model(bundle, device, context, kv, threads=threads, force=force, adapter=adapter)
+    model = load_model(
+        bundle, device, context, kv, threads=threads, force=force, adapter=adapter, draft=sampling["draft"]
+    )
     switch, shown = switched(thinking)
     given = {key: value for key, value in {**sampling, "thinking": switch}.items() if value not in (None, ())}
     options = answering(bundle, {**(Session(folder).options if folder else {}), **given})

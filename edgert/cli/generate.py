@@ -89,7 +89,9 @@ def generate(
     if not (prompt if raw else prompt.strip()):
         raise UsageError("the prompt is empty: -p needs a text")
     shape = form(json_schema, regex, grammar)
-    model = load_model(bundle, device, context, kv, threads=threads, force=force, adapter=adapter)
+    model = load_model(
+        bundle, device, context, kv, threads=threads, force=force, adapter=adapter, draft=sampling["draft"]
+    )
     prompt = _whole(prompt, raw)
     switch, shown = switched(thinking)
     options = answering(bundle, {**sampling, "thinking": switch, **shape})

@@ -13,6 +13,8 @@ from edgert.cli.pull import pull_bundle
 from edgert.errors import BundleError, UsageError
 from edgert.suggestion import closest
 
+DRAFTS = ("auto", "lookup", "off")
+
 if TYPE_CHECKING:
     from edgert.answering.request import Options
     from edgert.bundle import Bundle
@@ -50,18 +52,38 @@ def load_model(
     threads: int | None = None,
     force: bool = False,
     adapter: str | None = None,
+    draft: str | None = None,
 ) -> Model:
     """The model in a bundle, or the default student if none was named; what was not given is as the user's
-    settings say. Raises what `edgert.load` raises.
+    settings say. `draft`: as --draft has it, of which only a bundle matters here. Raises what `edgert.load`
+    raises.
     """
     from edgert.model import load
 
     folder, own = find_bundle(bundle), own_settings(bundle)
     device, context, threads = device or own.device, context or own.context, threads or own.threads
-    model = load(folder, device, context, kv, threads=threads, conversations=1, force=force)
+    model = load(
+        folder,
+        device,
+        context,
+        kv,
+        threads=threads,
+        conversations=1,
+        force=force,
+        draft=drafting_bundle(draft),
+    )
     if adapter is not None:
         model.use(adapter)
     return model
+
+
+def drafting_bundle(draft: str | None) -> str | None:
+    """The bundle that --draft names; None if it names a way of guessing. Raises UsageError."""
+    if draft is None or draft in DRAFTS:
+        return None
+    if not home.find_bundle(draft).exists():
+        raise UsageError(f"--draft '{draft}': that is neither {', '.join(DRAFTS)} nor a bundle")
+    return draft
 
 
 def own_settings(bundle: str | None) -> Settings:
@@ -74,6 +96,8 @@ def own_settings(bundle: str | None) -> Settings:
 def answering(bundle: str | None, sampling: dict[str, Any]) -> Options:
     """The options that were given, over what the user's settings say for the bundle. Raises UsageError."""
     given = {name: value for name, value in sampling.items() if value not in (None, ())}
+    if drafting_bundle(given.get("draft")):
+        del given["draft"]
     return cast("Options", {**own_settings(bundle).answering, **given})
 
 

@@ -179,11 +179,12 @@ def draft_option(command: Command) -> Command:
     """Whether tokens are guessed."""
     option = setting(
         "--draft",
-        type=click.Choice(["auto", "lookup", "off"]),
+        metavar="auto|lookup|off|BUNDLE",
         help="lookup guesses tokens from what stood in the prompt or the answer before, and computes several "
-        "at once where that is quicker. Mostly rounding then depends on timing: where two tokens are almost "
-        "equally likely, the same seed may give the other one. Default: auto, which guesses where the answer "
-        "stays the same (--kv int8 on x86).",
+        "at once where that is quicker. BUNDLE is a smaller student of the same family, which guesses, too. "
+        "Mostly rounding then depends on timing: where two tokens are almost equally likely, the same seed "
+        "may give the other one. Default: auto, which guesses where the answer stays the same (--kv int8 on "
+        "x86).",
     )
     return option(command)
 

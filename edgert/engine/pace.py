@@ -31,6 +31,11 @@ class Pace:
         elif tokens in self._costs and self._alone:
             self._costs[tokens].append(seconds / median(self._alone))
 
+    @property
+    def alone(self) -> float | None:
+        """Seconds of a run over one token; None before the first."""
+        return median(self._alone) if self._alone else None
+
     def cost(self, tokens: int) -> float:
         """The time of a run over so many tokens, as times that of one token."""
         known = self._costs.get(tokens)

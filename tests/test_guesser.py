@@ -1,0 +1,124 @@
+"""A smaller student that drafts: what it guesses, when it is asked, and that answers stay what they are."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+from click.testing import CliRunner
+
+import edgert
+from edgert import devices
+from edgert.answering.drafting import Drafting
+from edgert.answering.guesser import Guesser, open_guesser
+from edgert.bundle import open_bundle
+from edgert.cli import main
+from edgert.engine.loading import load
+from edgert.engine.pace import Pace
+from edgert.errors import UsageError
+from edgert.export import ExportOptions, export
+
+TEXT = [3, 4, 5, 9, 8, 7]
+
+
+@pytest.fixture(scope="module")
+def loaded(bundles):
+    return load(open_bundle(bundles("llama", "fp32")), devices.detect().profile, 64)
+
+
+def greedy(loaded, tokens, count):
+    slot = loaded.decoder.afresh()
+    logits, found = loaded.decoder.extend(slot, tokens)[0], []
+    for _ in range(count):
+        found.append(int(logits.argmax()))
+        logits = loaded.decoder.extend(slot, found[-1:])[0]
+    return found
+
+
+def test_it_guesses_what_its_student_would_say_of_any_text_in_turn(loaded):
+    guesser = Guesser(loaded.decoder, vocab=10**6)
+    for text in (TEXT, [*TEXT, 20], TEXT[:2], [30, 31, 32], TEXT):
+        found = guesser.guess(text, 5)
+        assert len(found) == 5
+        held = loaded.decoder.slots[0].tokens.copy()
+        assert held == [*text, *found[:-1]]
+        assert found == greedy(loaded, text, 5)
+
+
+def test_only_tokens_that_the_other_student_has_are_guessed(loaded):
+    assert max(Guesser(loaded.decoder, vocab=50).guess(TEXT, 8)) < 50
+
+
+def test_it_ends_where_its_cache_does(loaded):
+    guesser = Guesser(loaded.decoder, vocab=10**6)
+    assert len(guesser.guess([5] * 61, 8)) == 3 and guesser.guess([5] * 64, 8) == []
+    assert guesser.guess([5] * 300, 8) == []
+
+
+def test_the_time_of_a_guess_leaves_out_long_texts(loaded):
+    now = iter(range(100))
+    guesser = Guesser(loaded.decoder, vocab=10**6, clock=lambda: float(next(now)))
+    guesser.guess(list(range(20, 50)), 4)
+    assert guesser.seconds is None
+    guesser.guess([*range(20, 50), 6], 4)
+    assert guesser.seconds == 0.25
+
+
+class Oracle:
+    """Guesses that always come true, each at so many seconds."""
+
+    def __init__(self, seconds):
+        self.seconds, self.asked = seconds, 0
+
+    def guess(self, tokens, count):
+        self.asked += 1
+        return [1] * count
+
+
+@pytest.mark.parametrize(("seconds", "asked"), [(0.1, True), (1.0, False)])
+def test_it_is_asked_where_that_pays(seconds, asked):
+    pace, oracle = Pace(), Oracle(seconds)
+    drafting = Drafting([5, 6, 7], oracle)
+    assert drafting.draft(pace, 100) == []  # how long one token takes isn't known yet
+    pace.note(1, 1.0)
+    assert bool(drafting.draft(pace, 100)) is bool(oracle.asked) is asked
+
+
+def test_what_costs_too_much_is_given_up():
+    pace, oracle = Pace(), Oracle(0.1)
+    pace.note(1, 1.0)
+    drafting = Drafting([5, 6, 7], oracle)
+    for _ in range(500):
+        if drafting.draft(pace, 100):
+            drafting.learn(0)
+        drafting.push(3)
+    assert oracle.asked < 30
+
+
+@pytest.mark.skipif(devices.here().architecture != "x86_64", reason="tried on x86 only")
+@pytest.mark.parametrize("options", [{"temperature": 0.0}, {"temperature": 0.1, "seed": 3}])
+def test_answers_stay_what_they_are(bundles, checkpoints, tmp_path, options):
+    eight = export(checkpoints("llama"), tmp_path / "b", ExportOptions(kv="int8", verify=False)).folder
+    with edgert.load(eight, context=256, draft=bundles()) as model:
+        never = dict.fromkeys(model.bundle.manifest.generation.eos_token_ids, -1e6)
+        options = {**options, "max_tokens": 100, "logprobs": 2, "logit_bias": never}
+        accepted = 0
+        for prompt in (TEXT, [20, 30, 40], list(range(50, 90))):
+            drafted = model.generate(prompt, **options)
+            assert drafted.tokens == model.generate(prompt, draft="off", **options).tokens
+            accepted += drafted.timings.accepted_tokens
+        assert accepted > 0
+
+
+def test_a_student_with_other_tokens_is_refused(bundles, loaded):
+    other = SimpleNamespace(vocabulary={f"word {number}": number for number in range(100)})
+    with pytest.raises(UsageError, match=r"can't draft: only 0% of its tokens are those"):
+        open_guesser(bundles(), other, loaded, 100)
+
+
+def test_on_the_command_line(bundles):
+    command = ["generate", str(bundles()), "-p", "fox", "--max-tokens", "60", "--json", "--draft"]
+    done = CliRunner().invoke(main, [*command, str(bundles("llama", "fp32"))])
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["drafted_tokens"] > 0
+    done = CliRunner().invoke(main, [*command, "lokup"])
+    assert done.exit_code and "'lokup': that is neither auto, lookup, off nor a bundle" in done.output
