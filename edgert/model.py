@@ -69,8 +69,7 @@ class Model:
             reading = pool.submit(open_tokenizer, bundle)
             loaded = loading.load(bundle, profile, context, kv, conversations=conversations, force=force)
             self.tokenizer = reading.result()
-        self.bundle = bundle
-        self.profile = loaded.profile
+        self.bundle, self.profile = bundle, loaded.profile
         self.context = loaded.decoder.capacity
         self.conversations = len(loaded.decoder.slots)
         self.kv = bundle.manifest.graphs[loaded.graph].kv
@@ -78,11 +77,11 @@ class Model:
         self._drafts = loaded.alike or draft is not None
         self.template = open_template(bundle, self.tokenizer)
         self._prompts = PromptEncoder(self.tokenizer, self.template) if self.template else None
-        self.sampling = usual_sampling(bundle.manifest.generation)
         self._vocab = bundle.manifest.model.vocab_size
         self._guesser = open_guesser(draft, self.tokenizer, loaded, self._vocab) if draft else None
-        ends = bundle.manifest.generation.eos_token_ids
-        self._forms = Forms(self.tokenizer, self.template, self._vocab, ends)
+        own = bundle.manifest.generation
+        self.sampling = usual_sampling(own)
+        self._forms = Forms(self.tokenizer, self.template, self._vocab, own.eos_token_ids)
         self._worker = Worker(Engine(loaded.decoder))
         self.rows = Rows(self._worker, bundle, loaded.graph)
         self.adapter: str | None = None
@@ -200,6 +199,7 @@ class Model:
     def close(self) -> None:
         """End all answers, as cancelled, and let go of graph and caches. Nothing can be asked after that."""
         self._worker.close()
+        self._guesser = None
         memory.give_back()
 
     def __enter__(self) -> Self:

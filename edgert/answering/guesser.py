@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
@@ -20,7 +19,6 @@ from edgert.engine.decoder import Decoder
 from edgert.engine.slots import common_prefix
 from edgert.errors import UsageError
 from edgert.home import find_bundle
-from edgert.machine.tuning import tuned_profile
 from edgert.text.tokenizer import Tokenizer, open_tokenizer
 
 if TYPE_CHECKING:
@@ -66,7 +64,7 @@ class Guesser:
 
 
 def open_guesser(name: str | Path, tokenizer: Tokenizer, like: Loaded, vocab: int) -> Guesser:
-    """A bundle that guesses for a loaded one, with as many threads and as long a context, on the processor.
+    """A bundle that guesses for a loaded one, on the same device and with as long a context.
 
     Raises UsageError for a student with other tokens, and what `loading.load` raises.
     """
@@ -78,6 +76,5 @@ def open_guesser(name: str | Path, tokenizer: Tokenizer, like: Loaded, vocab: in
             f"{bundle.folder} can't draft: only {alike:.0%} of its tokens are those of the student that it "
             "guesses for; take a smaller one of the same family"
         )
-    profile = replace(tuned_profile(bundle), threads=like.threads)
     context = min(like.decoder.capacity, bundle.manifest.model.context)
-    return Guesser(loading.load(bundle, profile, context).decoder, vocab)
+    return Guesser(loading.load(bundle, like.profile, context).decoder, vocab)
