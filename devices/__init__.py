@@ -11,10 +11,11 @@ from importlib import resources
 
 from . import table
 from .hardware import Hardware, Threads, here, memory_available, physical_threads, processors
-from .profile import BLOCK_SIZES, MATRICES, DeviceProfile, MatMulForm, Memory, Provider, profile_of
+from .profile import BLOCK_SIZES, CPU, MATRICES, DeviceProfile, MatMulForm, Memory, Provider, profile_of
 
 __all__ = [
     "BLOCK_SIZES",
+    "CPU",
     "DEFAULT",
     "MATRICES",
     "Detection",

@@ -47,6 +47,9 @@ class Memory:
     system: int
 
 
+CPU = "CPUExecutionProvider"
+
+
 @dataclass(frozen=True)
 class Provider:
     """The execution provider of onnxruntime that computes, and options by the provider's own keys."""
@@ -82,6 +85,11 @@ class DeviceProfile:
     int8: MatMulForm
     int4: MatMulForm
     source: str
+
+    @property
+    def on_cpu(self) -> bool:
+        """Whether onnxruntime's own provider for processors computes."""
+        return self.provider.name == CPU
 
     def suits(self, hardware: Hardware) -> bool:
         """Whether the processor has what the profile's kernels need."""

@@ -14,7 +14,7 @@ from typing import Protocol
 from edgert import devices
 from edgert.bench.pace import Course, Speeds, runner
 from edgert.bundle import open_bundle
-from edgert.engine.loading import Loaded, load, on_cpu
+from edgert.engine.loading import Loaded, load
 from edgert.errors import EdgertError, UsageError
 from edgert.home import find_bundle
 from edgert.text.tokenizer import open_tokenizer
@@ -75,7 +75,7 @@ class LlamaCpp:
 
     def __init__(self, path: str, loaded: Loaded) -> None:
         threads = loaded.threads or devices.processors()
-        place = ["-dev", "none"] if on_cpu(loaded.profile) else []
+        place = ["-dev", "none"] if loaded.profile.on_cpu else []
         fixed = ["-m", path, "-t", str(threads), "-fa", "0,1", "-r", "1", "-o", "json"]
         self._command = [_llama_bench(), *fixed, *place]
 

@@ -34,9 +34,10 @@ def keeps_scores(
 
     With more threads than heads only flash attention keeps all of them busy while one token decodes.
     """
+    if not (profile.on_cpu and architecture == "x86_64" and graph.kv == FP32.name):
+        return False
     threads = profile.threads or devices.physical_threads().count
-    fits = scores(model, profile.prefill_chunk, context) <= MOST_SCORES
-    return graph.kv == FP32.name and architecture == "x86_64" and threads <= model.num_heads and fits
+    return threads <= model.num_heads and scores(model, profile.prefill_chunk, context) <= MOST_SCORES
 
 
 @contextmanager

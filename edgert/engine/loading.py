@@ -73,7 +73,7 @@ def load(
         limits = f"a whole number between 1 and {MOST_CONVERSATIONS}"
         raise UsageError(f"conversations must be {limits}, not {conversations!r}")
     loaded = _load(bundle, profile, length, kv, conversations=conversations, force=force)
-    if on_cpu(profile) or _answers_right(bundle, loaded):
+    if profile.on_cpu or _answers_right(bundle, loaded):
         return loaded
     del loaded  # its memory is the CPU's now
     return _load(bundle, devices.detect().profile, length, kv, conversations=conversations, force=force)
@@ -96,13 +96,9 @@ def plan(
     conversations: int = 1,
 ) -> memory.MemoryPlan:
     """What a graph takes on a device, from its prepared copy where that is usable; see `memory.plan`."""
-    usable = on_cpu(profile) and prepared.Prepared(bundle, graph).usable
+    usable = profile.on_cpu and prepared.Prepared(bundle, graph).usable
     facts, manifest = bundle.manifest.graphs[graph], bundle.manifest
     return memory.plan(manifest, facts, profile, context, conversations, prepared=usable, machine=machine)
-
-
-def on_cpu(profile: DeviceProfile) -> bool:
-    return profile.provider.name == providers.CPU
 
 
 def check(bundle: Bundle, loaded: Loaded, *, again: bool = False) -> float | None:
@@ -118,11 +114,11 @@ def check(bundle: Bundle, loaded: Loaded, *, again: bool = False) -> float | Non
     note = MachineNote(bundle, name, Checked)
     package = providers.version(profile.provider.name)
     settings = Settings(package, dict(profile.provider.options), profile.prefill_chunk)
-    known = None if again or on_cpu(profile) else note.read()
+    known = None if again or profile.on_cpu else note.read()
     if known and known.settings == settings:
         return known.kl
     kl = golden.replay(loaded.decoder, expected)
-    if not on_cpu(profile):
+    if not profile.on_cpu:
         note.try_to_write(Checked(settings, kl))
     return kl
 
@@ -135,12 +131,12 @@ def load_graph(
     """
     copy, model = prepared.Prepared(bundle, graph), bundle.manifest.model
     facts = bundle.manifest.graphs[graph]
-    packed = copy.path if on_cpu(profile) and copy.usable else None
+    packed = copy.path if profile.on_cpu and copy.usable else None
     keep_scores = attention.keeps_scores(model, facts, profile, context, devices.here().architecture)
     session = GraphSession(bundle, profile, graph, packed, keep_scores=keep_scores)
     decoder = open_decoder(session, model, facts, context, profile.prefill_chunk, conversations=conversations)
     # Whole integer products are exact, and over 8-bit keys attention goes row by row. Tried on x86 only.
-    alike = facts.form == "rows8" and facts.kv == graph_io.INT8.name and on_cpu(profile)
+    alike = facts.form == "rows8" and facts.kv == graph_io.INT8.name and profile.on_cpu
     alike = alike and devices.here().architecture == "x86_64"
     return Loaded(decoder, graph, profile, session.threads, alike)
 
@@ -159,7 +155,7 @@ def _load(
     wanted = plan(bundle, profile, graph, context, devices.here(), conversations=conversations or 1)
     if not force:
         memory.check_fits(wanted, bundle.manifest.model.context, str(bundle.folder))
-    if on_cpu(profile):
+    if profile.on_cpu:
         prepared.refresh(bundle, graph)
     rows = conversations or _affordable(wanted, profile)
     return load_graph(bundle, profile, graph, context, rows)

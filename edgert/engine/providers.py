@@ -16,7 +16,7 @@ import onnxruntime as ort
 from onnxruntime.capi.onnxruntime_pybind11_state import Fail
 
 from edgert.bundle.graph_io import KV_KINDS
-from edgert.devices import Provider
+from edgert.devices import CPU, Provider
 from edgert.errors import DeviceError
 from edgert.installation import how_to_add
 
@@ -24,7 +24,6 @@ ort.disable_telemetry_events()  # somebody may have imported onnxruntime before 
 
 __all__ = ["CPU", "PLUGINS", "Plugin", "kv_kinds", "memory", "open_session", "ort", "version", "why_not"]
 
-CPU = "CPUExecutionProvider"
 VULKAN = "libvulkan.so.1"
 INTEL = (("Linux", "x86_64"), ("Windows", "AMD64"))
 

@@ -10,7 +10,7 @@ from edgert import devices
 from edgert.bundle import DATA, Bundle
 from edgert.devices import DeviceProfile
 from edgert.engine import golden, memory, prepared, providers
-from edgert.engine.loading import check, choose_graph, load_graph, on_cpu, plan
+from edgert.engine.loading import check, choose_graph, load_graph, plan
 from edgert.engine.providers import ort
 from edgert.errors import EdgertError
 from edgert.machine import heat
@@ -139,6 +139,6 @@ def self_test(bundle: Bundle, profile: DeviceProfile) -> Finding:
     if kl is None:
         return Finding(subject, "note", "no golden prompts: the bundle was exported with --no-verify")
     if kl > golden.limit(bundle):
-        instead = "export or pull it again" if on_cpu(profile) else "the CPU is used instead"
+        instead = "export or pull it again" if profile.on_cpu else "the CPU is used instead"
         return Finding(subject, "bad", f"answers wrong: KL {kl:.4f} from the golden prompts; {instead}")
     return Finding(subject, "ok", f"KL {kl:.5f} from the golden prompts")
