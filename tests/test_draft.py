@@ -2,8 +2,10 @@
 
 from collections import Counter
 
+import lora
 import numpy as np
 import pytest
+import tiny
 from click.testing import CliRunner
 
 import edgert
@@ -287,6 +289,16 @@ def test_otherwise_they_are_made_on_request_only(bundles):
     with edgert.load(bundles(), context=64) as model:
         assert model.request().draft == "auto"
         assert model.generate([3, 4, 5] * 8, max_tokens=30).timings.drafted_tokens == 0
+
+
+def test_beside_adapters_too(checkpoints, tmp_path):
+    """Their products are of fp32, which are rounded otherwise for one token than for several."""
+    base = tiny.random_tensors(tiny.Tiny().config)
+    modules = [name.removesuffix(".weight") for name in base if name.endswith("q_proj.weight")]
+    folder = lora.write(tmp_path / "law", lora.uniform(modules, 2.0), base)
+    options = ExportOptions(kv="int8", separate_adapters={"law": folder}, verify=False)
+    with edgert.load(export(checkpoints("llama"), tmp_path / "b", options).folder, context=64) as model:
+        assert model.request().draft == "auto"
 
 
 def test_an_unknown_kind_of_draft_is_refused(model):

@@ -135,10 +135,16 @@ def load_graph(
     keep_scores = attention.keeps_scores(model, facts, profile, context, devices.here().architecture)
     session = GraphSession(bundle, profile, graph, packed, keep_scores=keep_scores)
     decoder = open_decoder(session, model, facts, context, profile.prefill_chunk, conversations=conversations)
-    # Whole integer products are exact, and over 8-bit keys attention goes row by row. Tried on x86 only.
-    alike = facts.form == "rows8" and facts.kv == graph_io.INT8.name and profile.on_cpu
-    alike = alike and devices.here().architecture == "x86_64"
-    return Loaded(decoder, graph, profile, session.threads, alike)
+    return Loaded(decoder, graph, profile, session.threads, _alike(bundle, graph, profile))
+
+
+def _alike(bundle: Bundle, graph: str, profile: DeviceProfile) -> bool:
+    """See `Loaded`. Whole integer products are exact, over 8-bit keys attention goes row by row; an adapter's
+    products are neither. Tried on x86 only.
+    """
+    facts, here = bundle.manifest.graphs[graph], devices.here()
+    exact = facts.form == "rows8" and facts.kv == graph_io.INT8.name and not bundle.manifest.adapters
+    return exact and profile.on_cpu and here.architecture == "x86_64"
 
 
 def _load(
