@@ -294,8 +294,9 @@ def test_otherwise_they_are_made_on_request_only(bundles):
 def test_beside_adapters_too(checkpoints, tmp_path):
     """Their products are of fp32, which are rounded otherwise for one token than for several."""
     base = tiny.random_tensors(tiny.Tiny().config)
-    modules = [name.removesuffix(".weight") for name in base if name.endswith("q_proj.weight")]
-    folder = lora.write(tmp_path / "law", lora.uniform(modules, 2.0), base)
+    modules = [name.removesuffix(".weight") for name in base if name.endswith("_proj.weight")]
+    every = lora.uniform(modules, 2.0, target_modules="all-linear")
+    folder = lora.write(tmp_path / "law", every, base)
     options = ExportOptions(kv="int8", separate_adapters={"law": folder}, verify=False)
     with edgert.load(export(checkpoints("llama"), tmp_path / "b", options).folder, context=64) as model:
         assert model.request().draft == "auto"
