@@ -140,7 +140,7 @@ def load_graph(
 
 def _alike(bundle: Bundle, graph: str, profile: DeviceProfile) -> bool:
     """See `Loaded`. Whole integer products are exact, over 8-bit keys attention goes row by row; an adapter's
-    products are neither. Tried on x86 only.
+    products are neither. So it is on x86; on Arm it is not.
     """
     facts, here = bundle.manifest.graphs[graph], devices.here()
     exact = facts.form == "rows8" and facts.kv == graph_io.INT8.name and not bundle.manifest.adapters
