@@ -67,7 +67,8 @@ class Model:
     ) -> None:
         with ThreadPoolExecutor(1) as pool:  # a Qwen's tokenizer takes a third of the time that weights do
             reading = pool.submit(open_tokenizer, bundle)
-            loaded = loading.load(bundle, profile, context, kv, conversations=conversations, force=force)
+            how: Any = {"conversations": conversations, "force": force, "in_turn": draft is not None}
+            loaded = loading.load(bundle, profile, context, kv, **how)
             self.tokenizer = reading.result()
         self.bundle, self.profile = bundle, loaded.profile
         self.context = loaded.decoder.capacity
@@ -79,8 +80,7 @@ class Model:
         self._prompts = PromptEncoder(self.tokenizer, self.template) if self.template else None
         self._vocab = bundle.manifest.model.vocab_size
         self._guesser = open_guesser(draft, self.tokenizer, loaded, self._vocab) if draft else None
-        own = bundle.manifest.generation
-        self.sampling = usual_sampling(own)
+        self.sampling = usual_sampling(own := bundle.manifest.generation)
         self._forms = Forms(self.tokenizer, self.template, self._vocab, own.eos_token_ids)
         self._worker = Worker(Engine(loaded.decoder))
         self.rows = Rows(self._worker, bundle, loaded.graph)

@@ -77,4 +77,4 @@ def open_guesser(name: str | Path, tokenizer: Tokenizer, like: Loaded, vocab: in
             "guesses for; take a smaller one of the same family"
         )
     context = min(like.decoder.capacity, bundle.manifest.model.context)
-    return Guesser(loading.load(bundle, like.profile, context).decoder, vocab)
+    return Guesser(loading.load(bundle, like.profile, context, in_turn=True).decoder, vocab)

@@ -27,7 +27,8 @@ class GraphSession:
     """An ONNX Runtime session of one graph; `threads` is what it computes with.
 
     `packed`: a copy of the graph that `pack` made on this machine, to run instead. `keep_scores`: how it
-    attends, see `attention`. Raises DeviceError, BundleError.
+    attends, see `attention`. `in_turn`: with another session, which wants the processors when this one is
+    done. Raises DeviceError, BundleError.
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class GraphSession:
         packed: Path | None = None,
         *,
         keep_scores: bool = False,
+        in_turn: bool = False,
     ) -> None:
         graph = graph or bundle.graph()
         path = packed or _file(bundle, graph)
@@ -52,6 +54,8 @@ class GraphSession:
             )
         self._always: Mapping[str, OrtValue] = {}
         options = session_options(self.threads, profile.spin)
+        if in_turn:  # else its threads wait busily for milliseconds: the other's runs took twice as long
+            options.add_session_config_entry("session.force_spinning_stop", "1")
         if packed:  # it was optimized before it was saved
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         try:

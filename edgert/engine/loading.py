@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from numbers import Integral
+from typing import Any
 
 from edgert import devices
 from edgert.bundle import Bundle, graph_io
@@ -58,10 +59,11 @@ def load(
     *,
     conversations: int | None = 1,
     force: bool = False,
+    in_turn: bool = False,
 ) -> Loaded:
     """Open a bundle on a device; on the CPU instead, with a warning, where the provider answers wrong.
 
-    `context`, `kv`, `conversations`, `force`: as in `edgert.load`.
+    `context`, `kv`, `conversations`, `force`: as in `edgert.load`. `in_turn`: see `GraphSession`.
     Raises BundleError, DeviceError, DoesNotFit, UsageError.
     """
     facts = bundle.manifest.model
@@ -72,11 +74,12 @@ def load(
     if conversations is not None and not (_whole(conversations) and 1 <= conversations <= MOST_CONVERSATIONS):
         limits = f"a whole number between 1 and {MOST_CONVERSATIONS}"
         raise UsageError(f"conversations must be {limits}, not {conversations!r}")
-    loaded = _load(bundle, profile, length, kv, conversations=conversations, force=force)
+    how: Any = {"conversations": conversations, "force": force, "in_turn": in_turn}
+    loaded = _load(bundle, profile, length, kv, **how)
     if profile.on_cpu or _answers_right(bundle, loaded):
         return loaded
     del loaded  # its memory is the CPU's now
-    return _load(bundle, devices.detect().profile, length, kv, conversations=conversations, force=force)
+    return _load(bundle, devices.detect().profile, length, kv, **how)
 
 
 def choose_graph(bundle: Bundle, profile: DeviceProfile, kv: str | None) -> str:
@@ -124,7 +127,13 @@ def check(bundle: Bundle, loaded: Loaded, *, again: bool = False) -> float | Non
 
 
 def load_graph(
-    bundle: Bundle, profile: DeviceProfile, graph: str, context: int, conversations: int = 1
+    bundle: Bundle,
+    profile: DeviceProfile,
+    graph: str,
+    context: int,
+    conversations: int = 1,
+    *,
+    in_turn: bool = False,
 ) -> Loaded:
     """A graph on a device as it is, from its prepared copy where that is usable. Raises BundleError,
     DeviceError.
@@ -133,7 +142,7 @@ def load_graph(
     facts = bundle.manifest.graphs[graph]
     packed = copy.path if profile.on_cpu and copy.usable else None
     keep_scores = attention.keeps_scores(model, facts, profile, context, devices.here().architecture)
-    session = GraphSession(bundle, profile, graph, packed, keep_scores=keep_scores)
+    session = GraphSession(bundle, profile, graph, packed, keep_scores=keep_scores, in_turn=in_turn)
     decoder = open_decoder(session, model, facts, context, profile.prefill_chunk, conversations=conversations)
     return Loaded(decoder, graph, profile, session.threads, _alike(bundle, graph, profile))
 
@@ -155,6 +164,7 @@ def _load(
     *,
     conversations: int | None,
     force: bool,
+    in_turn: bool,
 ) -> Loaded:
     graph = choose_graph(bundle, profile, kv)
     _warn_if_slow(bundle, graph, profile)
@@ -164,7 +174,7 @@ def _load(
     if profile.on_cpu:
         prepared.refresh(bundle, graph)
     rows = conversations or _affordable(wanted, profile)
-    return load_graph(bundle, profile, graph, context, rows)
+    return load_graph(bundle, profile, graph, context, rows, in_turn=in_turn)
 
 
 def _whole(number: object) -> bool:
