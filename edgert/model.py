@@ -67,15 +67,15 @@ class Model:
     ) -> None:
         with ThreadPoolExecutor(1) as pool:  # a Qwen's tokenizer takes a third of the time that weights do
             reading = pool.submit(open_tokenizer, bundle)
-            how: Any = {"conversations": conversations, "force": force, "in_turn": draft is not None}
-            loaded = loading.load(bundle, profile, context, kv, **how)
+            loaded = loading.load(
+                bundle, profile, context, kv, conversations=conversations, force=force, in_turn=bool(draft)
+            )
             self.tokenizer = reading.result()
         self.bundle, self.profile = bundle, loaded.profile
         self.context = loaded.decoder.capacity
         self.conversations = len(loaded.decoder.slots)
         self.kv = bundle.manifest.graphs[loaded.graph].kv
-        self.threads = loaded.threads
-        self._drafts = loaded.alike or draft is not None
+        self.threads, self._drafts = loaded.threads, loaded.alike or bool(draft)
         self.template = open_template(bundle, self.tokenizer)
         self._prompts = PromptEncoder(self.tokenizer, self.template) if self.template else None
         self._vocab = bundle.manifest.model.vocab_size

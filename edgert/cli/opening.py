@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, cast, get_args
 
 import click
 
@@ -12,8 +12,6 @@ from edgert.cli import console
 from edgert.cli.pull import pull_bundle
 from edgert.errors import BundleError, UsageError
 from edgert.suggestion import closest
-
-DRAFTS = ("auto", "lookup", "off")
 
 if TYPE_CHECKING:
     from edgert.answering.request import Options
@@ -79,10 +77,13 @@ def load_model(
 
 def drafting_bundle(draft: str | None) -> str | None:
     """The bundle that --draft names; None if it names a way of guessing. Raises UsageError."""
-    if draft is None or draft in DRAFTS:
+    from edgert.answering.request import Draft
+
+    ways = get_args(Draft)
+    if draft is None or draft in ways:
         return None
     if not home.find_bundle(draft).exists():
-        raise UsageError(f"--draft '{draft}': that is neither {', '.join(DRAFTS)} nor a bundle")
+        raise UsageError(f"--draft '{draft}': that is neither {', '.join(ways)} nor a bundle")
     return draft
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from numbers import Integral
-from typing import Any
 
 from edgert import devices
 from edgert.bundle import Bundle, graph_io
@@ -74,12 +74,14 @@ def load(
     if conversations is not None and not (_whole(conversations) and 1 <= conversations <= MOST_CONVERSATIONS):
         limits = f"a whole number between 1 and {MOST_CONVERSATIONS}"
         raise UsageError(f"conversations must be {limits}, not {conversations!r}")
-    how: Any = {"conversations": conversations, "force": force, "in_turn": in_turn}
-    loaded = _load(bundle, profile, length, kv, **how)
+    on = partial(
+        _load, bundle, context=length, kv=kv, conversations=conversations, force=force, in_turn=in_turn
+    )
+    loaded = on(profile)
     if profile.on_cpu or _answers_right(bundle, loaded):
         return loaded
     del loaded  # its memory is the CPU's now
-    return _load(bundle, devices.detect().profile, length, kv, **how)
+    return on(devices.detect().profile)
 
 
 def choose_graph(bundle: Bundle, profile: DeviceProfile, kv: str | None) -> str:
