@@ -5,12 +5,14 @@ Layers are run in fp32, one at a time.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
-from .checkpoint import Checkpoint, FloatArray, Tokens
+from .checkpoint import Checkpoint, FloatArray, InMemory, Tokens
 from .layer import KVScales
-from .layerwise import Layerwise
-from .matrix import MatrixName, head_name
+from .layerwise import Layerwise, Weights
+from .matrix import Matrix, MatrixName, head_name
 from .rounding import inverse_factor
 from .threads import every_core, ordered_map, product_threads
 
@@ -31,6 +33,12 @@ class Calibration:
         self._tokens, self._columns = tokens, columns
         self._start()
 
+    @property
+    def shares_cores(self) -> bool:
+        """Whether other work may go on beside it: a wide factor takes all cores, and memory."""
+        widest = max(matrix.shape[1] for matrix in self._layers.matrices.values())
+        return min(widest, self._columns) <= WIDE
+
     def compute_factor(self, name: MatrixName) -> FloatArray | None:
         """How errors of a matrix spread, for rounding.gptq, by a run up to its layer.
 
@@ -44,6 +52,12 @@ class Calibration:
         self._run(self._spec.num_layers)
         return self._head_factor()
 
+    def matrix(self, name: MatrixName) -> Matrix:
+        """A matrix, in memory if it is of the layer that the run came to last."""
+        if name.layer is None or name.layer != len(self._kv) - 1:
+            return self._layers.matrices[name]
+        return Matrix((InMemory(self._weights[name.kind]),))
+
     def compute_kv_scales(self) -> list[KVScales]:
         """Those of each layer, by a run to the end."""
         self._run(self._spec.num_layers)
@@ -52,7 +66,10 @@ class Calibration:
     def _start(self) -> None:
         self._kv: list[KVScales] = []
         self._hidden = self._layers.embed(self._tokens)
-        self._hessians: dict[str, FloatArray] = {}  # of the latest layer, until factors are made of them
+        self._reading = ordered_map(self._layers.weights, range(self._spec.num_layers), 1)
+        self._weights: Weights = {}  # of the latest layer, as all that follows
+        self._wide: dict[str, FloatArray] = {}  # Hessians, until factors are made of them
+        self._narrow: Iterator[tuple[str, FloatArray]] = iter(())  # factors in the making
         self._factors: dict[str, FloatArray] = {}
 
     def _run(self, layers: int) -> None:
@@ -63,29 +80,33 @@ class Calibration:
             self._advance()
 
     def _layer_factor(self, kind: str) -> FloatArray | None:
-        narrow = [name for name, hessian in self._hessians.items() if len(hessian) <= WIDE]
-        hessians = [self._hessians.pop(name) for name in narrow]
-        self._factors |= dict(zip(narrow, ordered_map(inverse_factor, hessians), strict=True))
-        if kind in self._hessians:
+        if kind in self._wide:
+            self._factors |= dict(self._narrow)  # none is in the making beside it
             with product_threads(every_core()):
-                self._factors[kind] = inverse_factor(self._hessians.pop(kind))
+                self._factors[kind] = inverse_factor(self._wide.pop(kind))
+        while kind not in self._factors and (made := next(self._narrow, None)):
+            self._factors[made[0]] = made[1]
         return self._factors.get(kind)
 
     def _advance(self) -> None:
         spec, layer = self._spec, len(self._kv)
         hidden, reaches = [], []
-        self._hessians, self._factors = {}, {}
-        for output in self._layers.run(layer, self._layers.weights(layer), self._hidden):
+        self._weights, self._wide, self._factors = next(self._reading), {}, {}
+        hessians: dict[str, FloatArray] = {}
+        for output in self._layers.observed(layer, self._weights, self._hidden):
             hidden.append(output.hidden)
             rope = spec.layer_rope(layer)
             keys = _radii(output.keys, rope.dim) if rope else output.keys
             reaches.append([np.abs(part).max(axis=(0, 2)) for part in (keys, output.values)])
             read = {k: x for k, x in output.inputs.items() if k != "up" and x.shape[1] <= self._columns}
             for kind, product in zip(read, ordered_map(_gram, read.values()), strict=True):
-                self._hessians[kind] = self._hessians.get(kind, np.float32(0)) + product
+                hessians[kind] = hessians.get(kind, np.float32(0)) + product
         keys, values = (np.max([pair[i] for pair in reaches], axis=0)[:, None] for i in (0, 1))
         self._hidden = np.concatenate(hidden)
         self._kv.append(KVScales(_steps(keys), _steps(values)))
+        narrow = [kind for kind, hessian in hessians.items() if len(hessian) <= WIDE]
+        made = ordered_map(inverse_factor, [hessians.pop(kind) for kind in narrow])
+        self._narrow, self._wide = zip(narrow, made, strict=True), hessians
 
     def _head_factor(self) -> FloatArray:
         final = self._layers.final(self._hidden)

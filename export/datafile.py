@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +21,11 @@ from .forms import Form
 from .matrix import Matrix
 from .threads import ordered_map
 
+CHUNKS_AHEAD = 8  # are encoded while what comes next is calibrated
 PAGE_BYTES = 4096  # ONNX Runtime memory-maps external data; aligned blobs map without a copy
+
+Name = TypeVar("Name", bound=Hashable)
+Pieces = tuple[npt.NDArray[Any], ...]
 
 
 @dataclass(frozen=True)
@@ -67,37 +72,59 @@ class DataFile:
         self._size += len(data) if isinstance(data, bytes) else data.nbytes
 
 
-def write_matrix(
-    data: DataFile,
-    matrix: Matrix,
-    form: Form,
-    factor: FloatArray | None,
-    advance: Callable[[int], None],
-) -> dict[str, Extent]:
-    """Encode a matrix chunk by chunk. The first piece streams to the file (one that is stored columns first
-    is gathered before), the small others follow it.
+@dataclass(frozen=True, eq=False)
+class Encoding(Generic[Name]):
+    """A matrix on its way into the file; `factor` calibrates its rounding."""
 
-    `factor` calibrates the rounding. `advance` is told the number of weights done after each chunk. Raises
-    FloatingPointError for weights that are not finite.
-    """
-    pieces = [piece.name for piece in form.pieces(matrix.shape, "matrix")]
-    rest: list[list[npt.NDArray[Any]]] = [[] for _ in pieces[1:]]
+    name: Name
+    matrix: Matrix
+    form: Form
+    factor: FloatArray | None = None
 
-    def encode(chunk: tuple[StoredTensor, int, int]) -> tuple[npt.NDArray[Any], ...]:
+    def encode(self, chunk: tuple[StoredTensor, int, int]) -> Pieces:
+        """The pieces of some rows. Raises ValueError for weights that are not finite."""
         tensor, start, stop = chunk
         rows = tensor.rows(start, stop)
         if not np.isfinite(rows.sum()):  # one pass; NaN and infinities survive a sum
-            raise FloatingPointError("holds weights that are not finite (NaN or infinite)")
-        return form.encode(rows, factor)
+            raise ValueError(f"matrix '{self.name}' holds weights that are not finite (NaN or infinite)")
+        return self.form.encode(rows, self.factor)
+
+
+def write_matrices(
+    data: DataFile, encodings: Iterable[Encoding[Name]], advance: Callable[[int], None]
+) -> dict[tuple[Name, str], Extent]:
+    """Encode matrices chunk by chunk, one behind the other; where their pieces lie.
+
+    `encodings` are made while chunks of earlier ones are encoded. `advance` is told the number of weights
+    done after each chunk. Raises ValueError for weights that are not finite.
+    """
+    chunks = ((encoding, chunk) for encoding in encodings for chunk in encoding.matrix.chunks())
+    encoded = ordered_map(lambda pair: (pair[0], pair[0].encode(pair[1])), chunks, ahead=CHUNKS_AHEAD)
+    extents: dict[tuple[Name, str], Extent] = {}
+    for encoding, found in groupby(encoded, lambda pair: pair[0]):
+        written = _write_matrix(data, encoding, (pieces for _, pieces in found), advance)
+        extents |= {(encoding.name, piece): extent for piece, extent in written.items()}
+    return extents
+
+
+def _write_matrix(
+    data: DataFile, encoding: Encoding[Name], encoded: Iterable[Pieces], advance: Callable[[int], None]
+) -> dict[str, Extent]:
+    """The first piece streams to the file (one that is stored columns first is gathered before), the small
+    others follow it.
+    """
+    shape = encoding.matrix.shape
+    names = [piece.name for piece in encoding.form.pieces(shape, "matrix")]
+    rest: list[list[npt.NDArray[Any]]] = [[] for _ in names[1:]]
 
     def first_piece() -> Iterator[npt.NDArray[Any]]:
-        for first, *others in ordered_map(encode, matrix.chunks()):
+        for first, *others in encoded:
             for store, array in zip(rest, others, strict=True):
                 store.append(array)
             yield first
-            advance(len(first) * matrix.shape[1])
+            advance(len(first) * shape[1])
 
-    extents = {pieces[0]: data.append(form.arranged(first_piece()))}
-    for name, arrays in zip(pieces[1:], rest, strict=True):
+    extents = {names[0]: data.append(encoding.form.arranged(first_piece()))}
+    for name, arrays in zip(names[1:], rest, strict=True):
         extents[name] = data.append(arrays)
     return extents

@@ -37,6 +37,7 @@ from .layer import (
 from .matrix import EMBEDDING, MatrixName, head_name
 
 OPSETS = {"": 21, MICROSOFT: 1}
+OUTPUT = "output"  # of a layer
 
 # Who feeds the graph: edgert passes sequence lengths and the wanted logit positions directly;
 # onnxruntime-genai passes an attention mask and wants the last position.
@@ -116,14 +117,14 @@ def build_layer(spec: ModelSpec, layer: int, max_context: int) -> ir.Model:
     positions = Positions(*lengths, _rope_tables(b, {spec.layer_rope(layer)}, max_context))
     cache = _cache(spec, layer)
     mlp, residual = layer_nodes(b, hidden, None, LayerInputs(layer, positions, cache))
-    output = b.op("Add", [mlp, residual], "output")
+    output = b.op("Add", [mlp, residual], OUTPUT)
     taps = []
     for node in b.tape.nodes:
         if node.op_type == "Linear":
             name = f"{node.attributes.get_string('matrix')}.input"
             taps.append(b.op("Identity", [node.inputs[0]], name))
             taps[-1].name = name
-    output.name = "output"
+    output.name = OUTPUT
     return ir.Model(
         ir.Graph(
             [hidden, *lengths, *cache.past, *b.inputs],

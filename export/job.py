@@ -10,7 +10,7 @@ from pathlib import Path
 from edgert.bundle import GOLDEN, GRAPH, Bundle, Manifest
 from edgert.bundle.graph_io import FP32, KV_KINDS
 from edgert.devices import DeviceProfile
-from edgert.engine import golden
+from edgert.engine import golden, memory
 from edgert.errors import EdgertWarning, FidelityError, UsageError
 
 from . import DEFAULT_MAX_CONTEXT, ExportOptions, Progress
@@ -149,6 +149,7 @@ class Job:
         manifest = write_bundle(in_basis, aside, plan, lambda *done: self.progress("Exporting", *done))
         if sample is None or not self.options.verify:
             return manifest
+        memory.give_back()  # what rounding has freed
         bundle = Bundle(aside, manifest)
         beside = {separate.name: separate.adapter for separate in plan.adapters}
         found = measure(

@@ -13,18 +13,20 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from edgert import devices
 from edgert.bundle import graph_io
+from edgert.engine import attention
 from edgert.engine.graph_session import InferenceSession, session_options
 
 from .checkpoint import Checkpoint, FloatArray, StoredTensor, Tokens
 from .forms import Form, stored
-from .graph import build_layer
+from .graph import OUTPUT, build_layer
 from .lower import lower
 from .matrix import Matrix, MatrixName, head_name, matrices
 from .recipe import fp32
 from .threads import ordered_map
 
-BATCH_TOKENS = 2048  # run at a time
+BATCH_TOKENS = 1024  # run at a time
 KEPT_HEAD = 256 << 20  # bytes of float32: a larger head is read anew for each window
 
 Weights = Mapping[str, FloatArray]  # norms, biases and matrices of one layer; names lack `layers.<n>.`
@@ -76,12 +78,21 @@ class Layerwise:
             found["qkv.bias"] = np.concatenate([found[f"{part}.bias"] for part in "qkv"])
         return found
 
-    def run(self, layer: int, weights: Weights, hidden: FloatArray) -> Iterator[LayerOutput]:
-        """Some windows at a time, in order."""
+    def observed(self, layer: int, weights: Weights, hidden: FloatArray) -> Iterator[LayerOutput]:
+        """What a layer makes of some windows at a time, in order."""
+        built_for, session = self._session(layer)
+        for part in self._batches(hidden):
+            yield self._observed(built_for, session, weights, part)
+
+    def run(self, layer: int, weights: Weights, hidden: FloatArray) -> FloatArray:
+        """Hidden states after a layer."""
+        built_for, session = self._session(layer)
+        feeds = (self._feeds(built_for, session, weights, part) for part in self._batches(hidden))
+        return np.concatenate([session.run([OUTPUT], feed)[0] for feed in feeds])
+
+    def _batches(self, hidden: FloatArray) -> Iterator[FloatArray]:
         step = max(1, BATCH_TOKENS // self.window)
-        for start in range(0, len(hidden), step):
-            built_for, session = self._session(layer)
-            yield self._run(built_for, session, weights, hidden[start : start + step])
+        return (hidden[start : start + step] for start in range(0, len(hidden), step))
 
     def quantized(
         self, layer: int, weights: Weights, hidden: FloatArray, forms: Mapping[str, Form]
@@ -103,7 +114,8 @@ class Layerwise:
             slot.value.const_value = ir.tensor(array, name=slot.value.name)
             model.graph.register_initializer(slot.value)
         session = _open(model)
-        return np.concatenate([self._run(layer, session, weights, part[None]).hidden for part in hidden])
+        feeds = (self._feeds(layer, session, weights, part[None]) for part in hidden)
+        return np.concatenate([session.run([OUTPUT], feed)[0] for feed in feeds])
 
     def final(self, hidden: FloatArray) -> FloatArray:
         """What the head multiplies, (windows × tokens, hidden_size)."""
@@ -137,9 +149,9 @@ class Layerwise:
         """All of it, if it is small."""
         return list(map(_read, self.head.chunks())) if 4 * self.head.size <= KEPT_HEAD else []
 
-    def _run(
+    def _feeds(
         self, built_for: int, session: InferenceSession, weights: Weights, hidden: FloatArray
-    ) -> LayerOutput:
+    ) -> dict[str, npt.NDArray[np.generic]]:
         spec = self.checkpoint.spec
         windows, length, _ = hidden.shape
         empty = np.zeros((windows, spec.num_kv_heads, 0, spec.head_dim), np.float32)
@@ -154,15 +166,21 @@ class Layerwise:
             if value.name.startswith(prefix):
                 name = value.name.removeprefix(prefix).removesuffix(".matrix.weights")
                 feeds[value.name] = weights[name]
+        return feeds
+
+    def _observed(
+        self, built_for: int, session: InferenceSession, weights: Weights, hidden: FloatArray
+    ) -> LayerOutput:
+        feeds, rows = self._feeds(built_for, session, weights, hidden), hidden.shape[0] * hidden.shape[1]
         names = [value.name for value in session.get_outputs()]
         found = dict(zip(names, session.run(names, feeds), strict=True))
         inputs = {
-            MatrixName.parse(name.removesuffix(".input")).kind: array.reshape(windows * length, -1)
+            MatrixName.parse(name.removesuffix(".input")).kind: array.reshape(rows, -1)
             for name, array in found.items()
             if name.endswith(".input")
         }
         keys, values = (found[graph_io.present(built_for, part)] for part in graph_io.PARTS)
-        return LayerOutput(found["output"], inputs, keys, values)
+        return LayerOutput(found[OUTPUT], inputs, keys, values)
 
     def _session(self, layer: int) -> tuple[int, InferenceSession]:
         """Layers of one kind share a session; which layer it was built for, for the names."""
@@ -183,5 +201,6 @@ def _read(chunk: tuple[StoredTensor, int, int]) -> FloatArray:
 
 def _open(model: ir.Model) -> InferenceSession:
     # Spinning workers would hold the cores that NumPy computes on between two runs.
-    data = ir.to_proto(model).SerializeToString()
-    return InferenceSession(data, session_options(0, spin=False), ["CPUExecutionProvider"])
+    options, data = session_options(0, spin=False), ir.to_proto(model).SerializeToString()
+    with attention.chosen(keep_scores=devices.here().architecture == "x86_64"):  # windows are short
+        return InferenceSession(data, options, ["CPUExecutionProvider"])

@@ -8,12 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
-import numpy as np
-
 from edgert import devices
 from edgert.bundle import Bundle, Fidelity
 from edgert.engine import golden
 from edgert.engine.adapters import read_adapter
+from edgert.engine.attention import keeps_scores
 from edgert.engine.decoder import Decoder, open_decoder
 from edgert.engine.fidelity import Divergence, Tally, diverge
 from edgert.engine.golden import Golden
@@ -39,8 +38,7 @@ class Original:
         hidden = self._layers.embed(sample.measuring)
         layers = range(checkpoint.spec.num_layers)
         for layer, weights in enumerate(ordered_map(self._layers.weights, layers, 1)):
-            outputs = self._layers.run(layer, weights, hidden)
-            hidden = np.concatenate([output.hidden for output in outputs])
+            hidden = self._layers.run(layer, weights, hidden)
             advance()
         self._final = self._layers.final(hidden).reshape(hidden.shape)
 
@@ -97,8 +95,11 @@ def measure(
 
 def _decoder(bundle: Bundle, graph: str, window: int) -> Decoder:
     """Spinning workers would hold the cores that NumPy computes on between two windows."""
-    session = GraphSession(bundle, replace(devices.load(devices.DEFAULT), spin=False), graph)
-    return open_decoder(session, bundle.manifest.model, bundle.manifest.graphs[graph], window, window)
+    profile, model = replace(devices.load(devices.DEFAULT), spin=False), bundle.manifest.model
+    facts = bundle.manifest.graphs[graph]
+    keep_scores = keeps_scores(model, facts, profile, window, devices.here().architecture)
+    session = GraphSession(bundle, profile, graph, keep_scores=keep_scores)
+    return open_decoder(session, model, facts, window, window)
 
 
 def _golden_texts(bundle: Bundle) -> list[list[int]]:

@@ -18,7 +18,7 @@ from .checkpoint import Tokens
 from .checkpoint.source import Readable
 
 WINDOW_TOKENS = 256  # each window starts from an empty cache
-MAX_WINDOWS = 32  # of either kind: 8,192 tokens
+CALIBRATING, MEASURING = 32, 16  # windows at most: 8,192 and 4,096 tokens
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def read_sample(checkpoint: Readable, path: Path | None, context: int = WINDOW_T
     last = np.array(ids[step : windows * step + 1 : step], np.int64)[:, None]  # what follows each window
     here = np.concatenate([np.full((windows, len(opening)), opening, np.int64), here], axis=1)
     after = np.concatenate([here[:, 1:], last], axis=1)
-    return Sample(name, here[::2][:MAX_WINDOWS], here[1::2][:MAX_WINDOWS], after[1::2][:MAX_WINDOWS])
+    return Sample(name, here[::2][:CALIBRATING], here[1::2][:MEASURING], after[1::2][:MEASURING])
 
 
 def _encoded(checkpoint: Readable, text: str) -> tuple[list[int], list[int]]:

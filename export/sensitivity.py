@@ -70,14 +70,11 @@ def _through(
     """All variants past a layer, and those that branch off in it."""
     weights = trial.layers.weights(layer)
 
-    def run(hidden: FloatArray) -> FloatArray:
-        return np.concatenate([output.hidden for output in trial.layers.run(layer, weights, hidden)])
-
-    passed = {group: run(hidden) for group, hidden in variants.items()}
+    passed = {group: trial.layers.run(layer, weights, hidden) for group, hidden in variants.items()}
     for group in trial.groups:
         if forms := trial.forms(group, layer):
             passed[group] = trial.layers.quantized(layer, weights, exact, forms)
-    return run(exact), passed
+    return trial.layers.run(layer, weights, exact), passed
 
 
 def _divergences(

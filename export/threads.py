@@ -22,17 +22,18 @@ WORKERS = min(os.cpu_count() or 1, 4)
 
 
 def ordered_map(
-    function: Callable[[Item], Result], items: Iterable[Item], workers: int = WORKERS
+    function: Callable[[Item], Result], items: Iterable[Item], workers: int = WORKERS, ahead: int = 0
 ) -> Iterator[Result]:
-    """map() over a few threads with only a few results ahead, so that memory stays bounded.
+    """map() over a few threads with only a few results `ahead`, so that memory stays bounded.
 
-    `items` are made by the thread that asks for results, beside the workers.
+    `items` are made by the thread that asks for results, beside the workers: where that takes long, more
+    ahead keep the workers busy.
     """
     with ThreadPoolExecutor(workers) as pool:
         pending: deque[Future[Result]] = deque()
         for item in items:
             pending.append(pool.submit(function, item))
-            if len(pending) > workers:
+            if len(pending) > max(workers, ahead):
                 yield pending.popleft().result()
         while pending:
             yield pending.popleft().result()

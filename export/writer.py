@@ -36,7 +36,7 @@ from edgert.bundle.manifest import parse_manifest
 from .calibration import Calibration
 from .checkpoint import Checkpoint, TokenizerFiles, Tokens
 from .checkpoint.spec import ModelSpec
-from .datafile import DataFile, Extent, write_matrix
+from .datafile import DataFile, Encoding, Extent, write_matrices
 from .genai import genai_config
 from .graph import build
 from .layer import KVScales
@@ -182,17 +182,20 @@ def _write_weights(
         done += weights
         progress(done, total)
 
-    extents: dict[tuple[MatrixName, str], Extent] = {}
-    for name in sorted(named, key=lambda name: name.layer is None):
+    def encoding(name: MatrixName) -> Encoding[MatrixName]:
         form = recipe.fitted(name, named[name])
+        if calibration is None:
+            return Encoding(name, named[name], form)
         try:
-            factor = calibration.compute_factor(name) if calibration else None
-            written = write_matrix(data, named[name], form, factor, advance)
-        except FloatingPointError as error:
-            raise ValueError(f"matrix '{name}' {error}") from error
+            factor = calibration.compute_factor(name)
         except np.linalg.LinAlgError as error:
             raise ValueError(f"matrix '{name}' can't be calibrated ({error}): pass --no-calibrate") from error
-        extents |= {(name, piece): extent for piece, extent in written.items()}
+        return Encoding(name, calibration.matrix(name), form, factor)
+
+    order = sorted(named, key=lambda name: name.layer is None)
+    extents: dict[tuple[MatrixName, str], Extent] = {}
+    for names in [order] if calibration is None or calibration.shares_cores else ([name] for name in order):
+        extents |= write_matrices(data, map(encoding, names), advance)
     return extents
 
 

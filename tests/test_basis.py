@@ -18,8 +18,7 @@ def logits(checkpoint):
     layers = Layerwise(checkpoint, len(IDS))
     hidden = layers.embed(IDS[None])
     for layer in range(checkpoint.spec.num_layers):
-        outputs = list(layers.run(layer, layers.weights(layer), hidden))
-        hidden = np.concatenate([output.hidden for output in outputs])
+        hidden = layers.run(layer, layers.weights(layer), hidden)
     return layers.logits(layers.final(hidden))
 
 

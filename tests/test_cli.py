@@ -73,7 +73,7 @@ def test_export_then_generate(source, tmp_path):
     first, road, measured = exported.stdout.splitlines()
     assert road == "via         direct"
     assert first == f"{tmp_path / 'b'}: {size}, ready for: edgert chat {tmp_path / 'b'}"
-    assert measured.startswith("fidelity    mean KL 0.0") and "8192 tokens" in measured
+    assert measured.startswith("fidelity    mean KL 0.0") and "4096 tokens" in measured
     assert exported.stderr == ""  # no progress bar where there is no terminal
     answered = run("generate", tmp_path / "b", "-p", "the fox", "--max-tokens", "5")
     assert answered.exit_code == 0 and answered.stdout.endswith("\n")

@@ -37,6 +37,7 @@ def measured(format_3):
     table["origin"] |= {"adapters": [], "revision": None}
     for graph in table["graphs"].values():
         graph |= {"cache": "shared", "attention_biases": 0, "unsigned": ""}
+        graph["fidelity"] |= {"kl_error": 0.0}
     table["quantization"] |= {"spread": False, "columns_first": False}
     table["adapters"] = {}
     path.write_text(json.dumps(table), "utf-8")

@@ -43,7 +43,7 @@ def test_sliding_leaves_out_no_more_than_it_must(small):
     dropping = small.conversation(max_tokens=8, overflow="drop-oldest-turns")
     fewer, _ = grow(dropping, 30)
     assert max(lengths) <= CONTEXT - 8 and sum(lengths) > sum(fewer)
-    assert sliding.left_out < dropping.left_out and len(told) > 10
+    assert sliding.left_out <= dropping.left_out and len(told) > 10
 
 
 def test_an_error_is_the_default_and_loses_nothing(small):

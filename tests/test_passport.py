@@ -38,7 +38,9 @@ def test_figures_are_those_of_the_bundle_against_an_fp32_one(measured, bundles, 
         assert graph.fidelity.mean_kl == pytest.approx(tally.fidelity.mean_kl, rel=0.01)
         assert graph.fidelity.top1 == pytest.approx(tally.fidelity.top1, abs=0.002)
         assert graph.fidelity.perplexity == pytest.approx(tally.fidelity.perplexity, rel=1e-3)
-        assert graph.fidelity.tokens == 8192
+        assert graph.fidelity.tokens == 4096
+        means = [part.kl.mean() for part in tally.parts]
+        assert graph.fidelity.kl_error == pytest.approx(np.std(means, ddof=1) / 4, rel=0.02)
 
 
 def test_both_caches_are_measured_and_told_apart(measured):
@@ -71,7 +73,7 @@ def test_what_calibrates_does_not_measure(checkpoints):
     checkpoint = open_checkpoint(checkpoints("llama"))
     defaults = dataclasses.replace(checkpoint.generation, add_bos=False)
     sample = read_sample(dataclasses.replace(checkpoint, generation=defaults), None)
-    assert sample.calibrating.shape == sample.measuring.shape == (32, WINDOW_TOKENS)
+    assert (sample.calibrating.shape, sample.measuring.shape) == ((32, WINDOW_TOKENS), (16, WINDOW_TOKENS))
     text = resources.files("edgert.export").joinpath("sample.txt").read_text("utf-8")
     tokenizer = tokenizers.Tokenizer.from_file(str(checkpoints("llama") / "tokenizer.json"))
     ids = np.array(tokenizer.encode(text, add_special_tokens=False).ids)
@@ -84,7 +86,7 @@ def test_windows_begin_with_the_token_that_texts_begin_with(checkpoints):
     checkpoint = open_checkpoint(checkpoints("llama"))
     defaults = dataclasses.replace(checkpoint.generation, add_bos=True, bos_token_id=7)
     sample = read_sample(dataclasses.replace(checkpoint, generation=defaults), None)
-    assert (sample.measuring[:, 0] == 7).all() and sample.measuring.shape == (32, WINDOW_TOKENS)
+    assert (sample.measuring[:, 0] == 7).all() and sample.measuring.shape == (16, WINDOW_TOKENS)
     assert (sample.measuring[:, 1:] == sample.following[:, :-1]).all()
 
 
@@ -124,7 +126,7 @@ def test_a_text_of_ones_own(checkpoints, tmp_path):
     text.write_text("the quick brown fox jumps over the lazy dog, one two three 123. " * 60)
     bundle = export(checkpoints("llama"), tmp_path / "b", ExportOptions(calibration=text))
     assert bundle.manifest.sample == "mine.txt"
-    assert 256 <= bundle.manifest.graphs["model.onnx"].fidelity.tokens < 8192
+    assert 256 <= bundle.manifest.graphs["model.onnx"].fidelity.tokens < 4096
 
 
 def test_texts_that_cannot_serve_are_refused(checkpoints, tmp_path):
@@ -216,13 +218,14 @@ def test_the_manifest_has_every_figure(measured):
         "top1",
         "perplexity",
         "reference_perplexity",
+        "kl_error",
     }
 
 
 @pytest.mark.parametrize("context", [40, 100])
 def test_a_short_context_is_measured_in_short_windows(checkpoints, tmp_path, context):
     bundle = export(checkpoints("llama"), tmp_path / "b", ExportOptions(max_context=context, kv="int8"))
-    assert bundle.manifest.graphs["model.onnx"].fidelity.tokens == 32 * context
+    assert bundle.manifest.graphs["model.onnx"].fidelity.tokens == 16 * context
 
 
 def test_truncation_that_a_trainer_left_in_the_tokenizer_is_ignored(checkpoints, tmp_path):
@@ -230,7 +233,7 @@ def test_truncation_that_a_trainer_left_in_the_tokenizer_is_ignored(checkpoints,
     tokenizer = tokenizers.Tokenizer.from_file(str(source / "tokenizer.json"))
     tokenizer.enable_truncation(400)
     tokenizer.save(str(source / "tokenizer.json"))
-    assert read_sample(open_checkpoint(source), None).measuring.shape == (32, WINDOW_TOKENS)
+    assert read_sample(open_checkpoint(source), None).measuring.shape == (16, WINDOW_TOKENS)
 
 
 def test_block_sizes_that_cannot_be_had_are_refused(checkpoints, tmp_path):

@@ -59,6 +59,14 @@ def test_the_factor_is_that_of_the_inverse(size):
     assert np.abs(factor.T @ factor @ (x.T @ x) - np.eye(size)).max() < 2e-2
 
 
+def test_columns_that_are_almost_the_same_have_a_factor():
+    """Damped by a thousandth of what calibration does, float32 still tells them apart."""
+    common, own = RNG.normal(size=(300, 1)), RNG.normal(size=(300, 256))
+    x = (common + 1e-5 * own).astype(np.float32)
+    factor = inverse_factor(x.T @ x, damping=1e-5)
+    assert np.isfinite(factor).all() and (np.diag(factor) > 0).all()
+
+
 @pytest.mark.parametrize("form", FORMS, ids=str)
 def test_decoding_gives_back_what_was_stored(form):
     decoded = form.decode(form.encode(MATRIX, None))

@@ -76,7 +76,8 @@ class Fidelity:
     """How far a model's predictions are from its fp32 original's, over `tokens` positions of a text.
 
     KL(original ‖ model) in nats per token, mean and 99th percentile; `top1`: the share of positions where
-    both think the same token the likeliest; perplexities of both on the text.
+    both think the same token the likeliest; perplexities of both on the text. `kl_error`: the standard error
+    of the mean, by how much the text's windows differ; 0 where it isn't known.
     """
 
     tokens: Count
@@ -85,10 +86,12 @@ class Fidelity:
     top1: Share
     perplexity: float
     reference_perplexity: float
+    kl_error: float = 0.0
 
     def __str__(self) -> str:
+        error = f" ± {self.kl_error:.4f}" if self.kl_error else ""
         return (
-            f"mean KL {self.mean_kl:.4f}, 99th percentile {self.p99_kl:.4f}, "
+            f"mean KL {self.mean_kl:.4f}{error}, 99th percentile {self.p99_kl:.4f}, "
             f"top-1 agreement {self.top1:.1%}, "
             f"perplexity {self.perplexity:.2f}, fp32 {self.reference_perplexity:.2f}; {self.tokens} tokens"
         )

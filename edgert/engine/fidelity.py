@@ -41,7 +41,7 @@ class Tally:
     @property
     def fidelity(self) -> Fidelity:
         """Of everything added so far. Raises ValueError if that is nothing."""
-        every = join(self.parts)
+        every, means = join(self.parts), [part.kl.mean() for part in self.parts]
         return Fidelity(
             tokens=len(every.kl),
             mean_kl=float(every.kl.mean()),
@@ -49,6 +49,7 @@ class Tally:
             top1=float(every.agrees.mean()),
             perplexity=float(np.exp(every.nll.mean())),
             reference_perplexity=float(np.exp(every.reference_nll.mean())),
+            kl_error=float(np.std(means, ddof=1) / np.sqrt(len(means))) if len(means) > 1 else 0.0,
         )
 
 

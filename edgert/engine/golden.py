@@ -47,14 +47,14 @@ class Golden:
 def record(decoder: Decoder, texts: Sequence[Sequence[int]]) -> list[Golden]:
     """What a decoder predicts after tokens of some texts, cut to what its context holds."""
     cut = [tokens[: min(LONGEST_TEXT, decoder.capacity)] for tokens in texts]
-    return [_golden(tokens, log_softmax(decoder.score(tokens))) for tokens in cut]
+    return [_golden(tokens, decoder.score(tokens)) for tokens in cut]
 
 
-def _golden(tokens: Sequence[int], logprobs: Logits) -> Golden:
+def _golden(tokens: Sequence[int], logits: Logits) -> Golden:
     count = len(tokens)
     spread = range(0, count, -(-count // KEPT_POSITIONS))
     positions = sorted({*spread, *range(max(0, count - DECODED_TOKENS - 1), count)})
-    logprobs = logprobs[positions]
+    logprobs = log_softmax(logits[positions])
     ids = np.argsort(-logprobs, axis=1)[:, :KEPT_TOKENS]
     values = np.take_along_axis(logprobs, ids, axis=1)
     return Golden(tuple(tokens), positions, ids.tolist(), np.round(values.astype(float), 4).tolist())

@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from edgert.bundle import DATA, GENAI_GRAPH, GRAPH, FileFacts, ModelFacts
 from edgert.bundle.graph_io import SHARED
-from edgert.export.datafile import DataFile, Extent, write_matrix
+from edgert.export.datafile import DataFile, Encoding, write_matrices
 from edgert.export.layer import MICROSOFT
 from edgert.export.matrix import EMBEDDING
 from edgert.export.writer import INLINE_BYTES, Progress, set_external
@@ -61,14 +61,9 @@ def write_graph(graph: Graph, aside: Path, progress: Progress) -> FileFacts:
         done += weights
         progress(done, total)
 
-    extents: dict[tuple[str, str], Extent] = {}
     with DataFile(aside / DATA) as data:
-        for name, matrix in matrices.items():
-            try:
-                written = write_matrix(data, matrix, graph.store.forms[name], None, advance)
-            except FloatingPointError as error:
-                raise ValueError(f"matrix '{name}' {error}") from error
-            extents |= {(name, piece): extent for piece, extent in written.items()}
+        encodings = (Encoding(name, matrix, graph.store.forms[name]) for name, matrix in matrices.items())
+        extents = write_matrices(data, encodings, advance)
         _take_over_constants(graph.model, data)
     for place in graph.store.places:
         set_external(place.value, extents[place.matrix, place.piece])
