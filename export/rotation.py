@@ -10,19 +10,20 @@ import numpy.typing as npt
 FloatArray = npt.NDArray[np.float32]
 
 SEED = 20  # any: seeds differ by a few per cent of divergence
-LARGEST_FACTOR = 64
+LARGEST_INNER = 64
 MOST_ACROSS = 32
 
 
 @dataclass(frozen=True)
 class Rotation:
-    """An orthogonal matrix R (size, size): random signs times a Kronecker product of small factors.
+    """An orthogonal matrix R (size, size): random signs times the Kronecker product of `outer` and `inner`.
 
-    Multiplying by it costs the sum of the factors' sizes a number, not their product. Rows of R are inputs.
+    Multiplying by it costs the sum of their sizes a number, not their product. Rows of R are inputs.
     """
 
     signs: FloatArray
-    factors: tuple[FloatArray, ...]
+    outer: FloatArray
+    inner: FloatArray
 
     @property
     def size(self) -> int:
@@ -30,29 +31,27 @@ class Rotation:
 
     def right(self, x: FloatArray) -> FloatArray:
         """x · R for x (..., size)."""
-        shape = x.shape
-        x = (x * self.signs).reshape(-1, *(len(factor) for factor in self.factors))
-        for factor in self.factors:  # each turns the first of the factor axes and puts it last
-            x = np.tensordot(x, factor, axes=(1, 0))
-        return x.reshape(shape)
+        turned: FloatArray = (x * self.signs).reshape(-1, len(self.inner)) @ self.inner
+        if len(self.outer) > 1:
+            turned = self.outer.T @ turned.reshape(-1, len(self.outer), len(self.inner))
+        return turned.reshape(x.shape)
 
     def left(self, x: FloatArray) -> FloatArray:
         """Rᵀ · x for x (size, columns)."""
-        return np.ascontiguousarray(self.right(np.ascontiguousarray(x.T)).T)
+        turned: FloatArray = (x * self.signs[:, None]).reshape(len(self.outer), -1)
+        if len(self.outer) > 1:
+            turned = self.outer.T @ turned
+        return (self.inner.T @ turned.reshape(len(self.outer), len(self.inner), -1)).reshape(x.shape)
 
 
 def random_rotation(size: int, seed: int = SEED) -> Rotation:
     """Hadamard in the powers of two of `size`, a random orthogonal matrix in the odd rest."""
     rng = np.random.default_rng([seed, size])
-    odd = size // (size & -size)
-    factors = [] if odd == 1 else [_orthogonal(odd, rng)]
-    rest = size // odd
-    while rest > 1:
-        step = min(rest, LARGEST_FACTOR)
-        factors.append(hadamard(step))
-        rest //= step
+    power = size & -size
+    odd, inner = size // power, min(power, LARGEST_INNER)
+    outer = np.kron(_orthogonal(odd, rng), hadamard(power // inner))
     signs = rng.choice(np.array([-1, 1], np.float32), size)
-    return Rotation(signs, tuple(factors))
+    return Rotation(signs, outer, hadamard(inner))
 
 
 @dataclass(frozen=True)
@@ -98,5 +97,7 @@ def hadamard(size: int) -> FloatArray:
 
 
 def _orthogonal(size: int, rng: np.random.Generator) -> FloatArray:
+    if size == 1:
+        return np.ones((1, 1), np.float32)
     q, _ = np.linalg.qr(rng.standard_normal((size, size)))
     return q.astype(np.float32)
