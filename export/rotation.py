@@ -33,7 +33,8 @@ class Rotation:
         """x · R for x (..., size)."""
         turned: FloatArray = (x * self.signs).reshape(-1, len(self.inner)) @ self.inner
         if len(self.outer) > 1:
-            turned = self.outer.T @ turned.reshape(-1, len(self.outer), len(self.inner))
+            blocks: FloatArray = turned.reshape(-1, len(self.outer), len(self.inner))
+            turned = self.outer.T @ blocks
         return turned.reshape(x.shape)
 
     def left(self, x: FloatArray) -> FloatArray:

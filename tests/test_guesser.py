@@ -3,19 +3,23 @@
 import json
 from types import SimpleNamespace
 
+import httpx2
 import pytest
 from click.testing import CliRunner
+from serving import ASK, serving
 
 import edgert
 from edgert import devices
 from edgert.answering.drafting import Drafting
 from edgert.answering.guesser import Guesser, open_guesser
+from edgert.batch.setup import Setup
 from edgert.bundle import open_bundle
 from edgert.cli import main
 from edgert.engine.loading import load
 from edgert.engine.pace import Pace
 from edgert.errors import UsageError
 from edgert.export import ExportOptions, export
+from edgert.serve.models import Models, Served
 
 TEXT = [3, 4, 5, 9, 8, 7]
 
@@ -122,3 +126,27 @@ def test_on_the_command_line(bundles):
     assert json.loads(done.stdout)["drafted_tokens"] > 0
     done = CliRunner().invoke(main, [*command, "lokup"])
     assert done.exit_code and "'lokup': that is neither auto, lookup, off nor a bundle" in done.output
+
+
+def test_a_server_drafts_and_tells_what_came_true(bundles):
+    setup = Setup(str(bundles()), draft=str(bundles("llama", "fp32")))
+    with serving(Served("big", open_bundle(bundles()), setup)) as (url, _):
+        body = {"messages": ASK, "temperature": 0, "max_tokens": 60}
+        told = httpx2.post(f"{url}/v1/chat/completions", json=body, timeout=60).json()
+    details = told["usage"]["completion_tokens_details"]
+    assert details["accepted_prediction_tokens"] > 0 <= details["rejected_prediction_tokens"]
+
+
+def test_a_server_takes_what_the_command_line_says(bundles, monkeypatch):
+    served, small = [], str(bundles("llama", "fp32"))
+    monkeypatch.setattr(
+        "edgert.serve.models.Models", lambda *given: served.extend(given[0]) or Models(*given)
+    )
+    monkeypatch.setattr("edgert.cli.serve._listen", lambda *_, **__: None)
+    for draft in (small, "off"):
+        done = CliRunner().invoke(main, ["serve", str(bundles()), "--draft", draft])
+        assert done.exit_code == 0, done.output
+    assert [(one.setup.draft, one.options.get("draft")) for one in served] == [(small, None), (None, "off")]
+    monkeypatch.setattr("edgert.answering.guesser.ALIKE", 1.1)  # as if its tokens were others
+    done = CliRunner().invoke(main, ["serve", str(bundles()), "--draft", small])
+    assert done.exit_code == 2 and "can't draft" in done.stderr

@@ -13,7 +13,7 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
 
-from edgert.bundle import open_bundle
+from edgert.bundle import Bundle, open_bundle
 from edgert.engine import loading
 from edgert.engine.decoder import Decoder
 from edgert.engine.slots import common_prefix
@@ -63,11 +63,8 @@ class Guesser:
         return guessed
 
 
-def open_guesser(name: str | Path, tokenizer: Tokenizer, like: Loaded, vocab: int) -> Guesser:
-    """A bundle that guesses for a loaded one, on the same device and with as long a context.
-
-    Raises UsageError for a student with other tokens, and what `loading.load` raises.
-    """
+def open_drafting(name: str | Path, tokenizer: Tokenizer) -> Bundle:
+    """A bundle that can guess for a student with this tokenizer. Raises UsageError, BundleError."""
     bundle = open_bundle(find_bundle(str(name)))
     theirs, ours = open_tokenizer(bundle).vocabulary, tokenizer.vocabulary
     alike = len(theirs.items() & ours.items()) / len(theirs)
@@ -76,5 +73,14 @@ def open_guesser(name: str | Path, tokenizer: Tokenizer, like: Loaded, vocab: in
             f"{bundle.folder} can't draft: only {alike:.0%} of its tokens are those of the student that it "
             "guesses for; take a smaller one of the same family"
         )
+    return bundle
+
+
+def open_guesser(name: str | Path, tokenizer: Tokenizer, like: Loaded, vocab: int) -> Guesser:
+    """A bundle that guesses for a loaded one, on the same device and with as long a context.
+
+    Raises UsageError for a student with other tokens, and what `loading.load` raises.
+    """
+    bundle = open_drafting(name, tokenizer)
     context = min(like.decoder.capacity, bundle.manifest.model.context)
     return Guesser(loading.load(bundle, like.profile, context, in_turn=True).decoder, vocab)

@@ -12,7 +12,9 @@ from edgert.model import Model, load
 
 @dataclass(frozen=True)
 class Setup:
-    """What `edgert.load` is given, and the adapter that answers. `folder`: where the bundle lies."""
+    """What `edgert.load` is given, and the adapter that answers. `folder` is the bundle's, `draft` that of a
+    smaller student.
+    """
 
     folder: str
     device: str | None = None
@@ -22,6 +24,7 @@ class Setup:
     conversations: int | None = None
     force: bool = False
     adapter: str | None = None
+    draft: str | None = None
 
     def open(self) -> Model:
         """The model. Raises what `edgert.load` raises."""
@@ -33,6 +36,7 @@ class Setup:
             threads=self.threads,
             conversations=self.conversations,
             force=self.force,
+            draft=self.draft,
         )
         if self.adapter is not None:
             model.use(self.adapter)

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import webbrowser
-from typing import TYPE_CHECKING, Literal
+from dataclasses import replace
+from typing import TYPE_CHECKING, Literal, cast
 
 import click
 
 from edgert import home
 from edgert.cli import completing
-from edgert.cli.opening import open_bundle, own_settings
-from edgert.cli.options import kv_option, model_options
+from edgert.cli.opening import drafting_bundle, open_bundle, own_settings
+from edgert.cli.options import draft_option, kv_option, model_options
 from edgert.errors import MissingExtra, UsageError
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
 
+    from edgert.answering.request import Draft, Options
+    from edgert.batch.setup import Setup
     from edgert.serve.app import Policy
     from edgert.serve.models import Served
     from edgert.serve.running import Address
@@ -94,6 +97,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="A line per request on standard error, without what was asked and answered.",
 )
+@draft_option
 @model_options
 @kv_option
 def serve(
@@ -113,6 +117,7 @@ def serve(
     body_limit: float,
     grace: float,
     log: Literal["text", "json", "off"],
+    draft: str | None,
     device: str | None,
     context: int | None,
     threads: int | None,
@@ -130,6 +135,7 @@ def serve(
     EDGERT_API_KEY=secret edgert serve --host 0.0.0.0
     """
     try:
+        from edgert.batch.setup import Setup
         from edgert.serve.app import Policy, application
         from edgert.serve.desk import Desk
         from edgert.serve.endpoint import Limits
@@ -141,8 +147,9 @@ def serve(
 
     address = Address(host, port)
     _check_open(address, api_key, insecure)
-    loading = (device, context, threads, kv)
-    every = [_served(name, loading, conversations, force) for name in bundles or (None,)]
+    setup = Setup("", device, context, kv, threads, conversations, force, draft=drafting_bundle(draft))
+    answers: Options = {} if draft is None or setup.draft else {"draft": cast("Draft", draft)}
+    every = [_served(name, setup, answers) for name in bundles or (None,)]
     shows_page = page if page is not None else address.local or api_key is not None
     limits = Limits(round(body_limit * 1e6), timeout)
     policy = Policy(api_key, address.names if address.local else None, cors, shows_page, limits)
@@ -184,25 +191,25 @@ def _check_open(address: Address, key: str | None, insecure: bool) -> None:
     click.echo(f"edgert: everybody who can reach {address.host} may ask: there is no API key", err=True)
 
 
-def _served(
-    name: str | None,
-    given: tuple[str | None, int | None, int | None, str | None],
-    conversations: int | None,
-    force: bool,
-) -> Served:
-    """A bundle as the command line and the user's settings have it."""
-    from edgert.batch.setup import Setup
+def _served(name: str | None, given: Setup, answers: Options) -> Served:
+    """A bundle as the command line and the user's settings have it. Raises UsageError."""
+    from edgert.answering.guesser import open_drafting
     from edgert.serve.models import Served
+    from edgert.text.tokenizer import open_tokenizer
 
-    device, context, threads, kv = given
     own, bundle = own_settings(name), open_bundle(name)
-    setup = Setup(
-        str(bundle.folder.absolute()),
-        device or own.device,
-        context or own.context,
-        kv,
-        threads or own.threads,
-        conversations,
-        force,
+    if given.draft is not None:
+        open_drafting(given.draft, open_tokenizer(bundle))
+    setup = replace(
+        given,
+        folder=str(bundle.folder.absolute()),
+        device=given.device or own.device,
+        context=given.context or own.context,
+        threads=given.threads or own.threads,
     )
-    return Served(home.bundle_name(name or home.DEFAULT_MODEL), bundle, setup, own.answering)
+    return Served(
+        home.bundle_name(name or home.DEFAULT_MODEL),
+        bundle,
+        setup,
+        cast("Options", {**own.answering, **answers}),
+    )

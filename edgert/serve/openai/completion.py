@@ -95,5 +95,9 @@ def usage(timings: Timings) -> dict[str, Any]:
         "completion_tokens": answered,
         "total_tokens": asked + answered,
         "prompt_tokens_details": {"cached_tokens": timings.cached_tokens},
-        "completion_tokens_details": {"reasoning_tokens": timings.thinking_tokens},
+        "completion_tokens_details": {
+            "reasoning_tokens": timings.thinking_tokens,
+            "accepted_prediction_tokens": timings.accepted_tokens,
+            "rejected_prediction_tokens": timings.drafted_tokens - timings.accepted_tokens,
+        },
     }
