@@ -31,10 +31,10 @@ class Rotation:
 
     def right(self, x: FloatArray) -> FloatArray:
         """x · R for x (..., size)."""
-        turned: FloatArray = (x * self.signs).reshape(-1, len(self.inner)) @ self.inner
+        signed: FloatArray = x * self.signs
+        turned = signed.reshape(-1, len(self.inner)) @ self.inner
         if len(self.outer) > 1:
-            blocks: FloatArray = turned.reshape(-1, len(self.outer), len(self.inner))
-            turned = self.outer.T @ blocks
+            turned = self.outer.T @ turned.reshape(-1, len(self.outer), len(self.inner))
         return turned.reshape(x.shape)
 
     def left(self, x: FloatArray) -> FloatArray:
