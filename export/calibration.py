@@ -5,15 +5,15 @@ Layers are run in fp32, one at a time.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
 from .checkpoint import Checkpoint, FloatArray, InMemory, Tokens
+from .hessian import Hessian, inverse_factor
 from .layer import KVScales
 from .layerwise import Layerwise, Weights
 from .matrix import Matrix, MatrixName, head_name
-from .rounding import inverse_factor
 from .threads import every_core, ordered_map, product_threads
 
 WIDE = 4096  # columns of a factor that is made alone, by all cores
@@ -92,21 +92,20 @@ class Calibration:
         spec, layer = self._spec, len(self._kv)
         hidden, reaches = [], []
         self._weights, self._wide, self._factors = next(self._reading), {}, {}
-        hessians: dict[str, FloatArray] = {}
+        hessians: dict[str, Hessian] = {}
         for output in self._layers.observed(layer, self._weights, self._hidden):
             hidden.append(output.hidden)
             rope = spec.layer_rope(layer)
             keys = _radii(output.keys, rope.dim) if rope else output.keys
             reaches.append([np.abs(part).max(axis=(0, 2)) for part in (keys, output.values)])
-            read = {k: x for k, x in output.inputs.items() if k != "up" and x.shape[1] <= self._columns}
-            for kind, product in zip(read, ordered_map(_gram, read.values()), strict=True):
-                hessians[kind] = hessians.get(kind, np.float32(0)) + product
+            _add(hessians, {k: x for k, x in output.inputs.items() if x.shape[1] <= self._columns})
         keys, values = (np.max([pair[i] for pair in reaches], axis=0)[:, None] for i in (0, 1))
         self._hidden = np.concatenate(hidden)
         self._kv.append(KVScales(_steps(keys), _steps(values)))
-        narrow = [kind for kind, hessian in hessians.items() if len(hessian) <= WIDE]
-        made = ordered_map(inverse_factor, [hessians.pop(kind) for kind in narrow])
-        self._narrow, self._wide = zip(narrow, made, strict=True), hessians
+        sums = {kind: hessian.sums for kind, hessian in hessians.items()}
+        narrow = [kind for kind in sums if len(sums[kind]) <= WIDE]
+        made = ordered_map(inverse_factor, [sums.pop(kind) for kind in narrow])
+        self._narrow, self._wide = zip(narrow, made, strict=True), sums
 
     def _head_factor(self) -> FloatArray:
         final = self._layers.final(self._hidden)
@@ -115,9 +114,14 @@ class Calibration:
         return inverse_factor(final.T @ final)
 
 
-def _gram(x: FloatArray) -> FloatArray:
-    """(columns, columns) of x (n, columns)."""
-    return x.T @ x
+def _add(hessians: dict[str, Hessian], inputs: Mapping[str, FloatArray]) -> None:
+    """Add what each kind of matrix multiplied, by all threads. gate and up read the same."""
+    read = {kind: x for kind, x in inputs.items() if kind != "up"}
+    for kind in read.keys() - hessians.keys():
+        hessians[kind] = Hessian(read[kind].shape[1])
+    parts = (part for kind, x in read.items() for part in hessians[kind].adding(x))
+    for _ in ordered_map(lambda part: part(), parts):
+        pass
 
 
 def _radii(keys: FloatArray, dim: int) -> FloatArray:

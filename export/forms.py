@@ -60,7 +60,7 @@ class Form(Protocol):
         ...
 
     def encode(self, rows: FloatArray, factor: FloatArray | None) -> tuple[Array, ...]:
-        """The pieces of some rows; `factor` (of rounding.inverse_factor) calibrates their rounding."""
+        """The pieces of some rows; `factor` (of hessian.inverse_factor) calibrates their rounding."""
         ...
 
     def arranged(self, codes: Iterable[Array]) -> Iterable[Array]:

@@ -16,8 +16,6 @@ import numpy.typing as npt
 from .checkpoint import FloatArray
 
 Codes = npt.NDArray[np.uint8]
-DAMPING = 0.01  # of the mean diagonal: keeps the inverse stable where calibration saw little
-SMALL = 64  # columns of which LAPACK makes the factor
 SINGLE_COLUMNS = 16  # that pass their errors on one by one
 RANGE_SHARES = np.linspace(0.65, 1.0, 15, dtype=np.float32)  # of a block's whole range, to be tried
 TINY_SCALE = np.float32(1e-30)
@@ -57,6 +55,18 @@ class Grid:
         values *= np.expand_dims(self.scales, axis)
         return values
 
+    def squared_error(self, blocks: FloatArray, bits: int, work: FloatArray, axis: int = -1) -> FloatArray:
+        """What rounding loses of each block, summed up; computed in `work`, as large as `blocks`."""
+        scales, zeros = np.expand_dims(self.scales, axis), np.expand_dims(self.zeros, axis)
+        np.multiply(blocks, np.expand_dims(self.inverses, axis), out=work)
+        np.rint(work, out=work)
+        np.maximum(work, -zeros, out=work)
+        np.minimum(work, (1 << bits) - 1 - zeros, out=work)
+        work *= scales
+        work -= blocks
+        squares: FloatArray = np.square(work, out=work).sum(axis)
+        return squares
+
 
 @dataclass(frozen=True)
 class Rounded:
@@ -79,7 +89,7 @@ def nearest(rows: FloatArray, block_size: int, bits: int) -> Rounded:
 
 
 def gptq(rows: FloatArray, block_size: int, bits: int, factor: FloatArray) -> Rounded:
-    """As `nearest`, each column's error made good by later ones; `factor` is of `inverse_factor`."""
+    """As `nearest`, each column's error made good by later ones; `factor` is of `hessian.inverse_factor`."""
     work = _Columns(rows, block_size, bits, factor)
     work.round(0, rows.shape[1])
     return work.rounded
@@ -145,37 +155,6 @@ class _Columns:
         self._grids.append(block_grid(block, self._bits, axis=0))
 
 
-def inverse_factor(hessian: FloatArray, damping: float = DAMPING) -> FloatArray:
-    """Upper Cholesky factor U of the inverse of a matrix Σ xᵀx (columns, columns), damped: H⁻¹ = Uᵀ · U.
-
-    Raises LinAlgError.
-    """
-    size = len(hessian)
-    # In reversed order the Cholesky factor is upper triangular, and its inverse is what is wanted.
-    work = hessian[::-1, ::-1].copy()
-    work[np.diag_indices(size)] += damping * np.trace(hessian, dtype=np.float64) / size + TINY_SCALE
-    _invert_cholesky(work)
-    return np.ascontiguousarray(work[::-1, ::-1])
-
-
-def _invert_cholesky(a: FloatArray) -> None:
-    """A symmetric matrix becomes the inverse of its lower Cholesky factor, in place, by halves: almost all is
-    large products, three times as quick as LAPACK's two steps. Raises LinAlgError.
-    """
-    size = len(a)
-    if size <= SMALL:
-        a[...] = np.tril(np.linalg.inv(np.linalg.cholesky(a.astype(np.float64))))
-        return
-    half = size // 2
-    top, bottom = a[:half, :half], a[half:, half:]
-    _invert_cholesky(top)
-    left = a[half:, :half] @ top.T
-    bottom -= left @ left.T
-    _invert_cholesky(bottom)
-    a[half:, :half] = -(bottom @ left) @ top
-    a[:half, half:] = 0
-
-
 def block_grid(blocks: FloatArray, bits: int, axis: int = -1) -> Grid:
     """The grid of blocks, whose weights lie along `axis`.
 
@@ -187,13 +166,11 @@ def block_grid(blocks: FloatArray, bits: int, axis: int = -1) -> Grid:
     if bits == 8:
         scales = np.maximum(high, -low) / np.float32(127)
         return Grid(scales, np.full_like(scales, 128))
-    best, least = Grid(low, low), np.full(low.shape, np.inf, np.float32)
+    best, least, work = Grid(low, low), np.full(low.shape, np.inf, np.float32), np.empty_like(blocks)
     for share in RANGE_SHARES:
         scales = np.maximum((high - low) * (share / top), TINY_SCALE)
         grid = Grid(scales, np.clip(np.round(-low * share / scales), 0, top))
-        lost = grid.values(grid.codes(blocks, bits, axis), axis)
-        lost -= blocks
-        error = np.square(lost, out=lost).sum(axis)
+        error = grid.squared_error(blocks, bits, work, axis)
         better = error < least
         best = Grid(np.where(better, grid.scales, best.scales), np.where(better, grid.zeros, best.zeros))
         least = np.where(better, error, least)

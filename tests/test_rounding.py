@@ -6,9 +6,11 @@ import onnxruntime as ort
 import pytest
 
 from edgert.engine.graph_session import session_options
+from edgert.export import hessian
 from edgert.export.forms import Blocks, Float32, Weights, stored
+from edgert.export.hessian import Hessian, inverse_factor
 from edgert.export.layer import MICROSOFT
-from edgert.export.rounding import gptq, inverse_factor, nearest
+from edgert.export.rounding import gptq, nearest
 from edgert.export.rows import Rows
 
 RNG = np.random.default_rng(0)
@@ -57,6 +59,18 @@ def test_the_factor_is_that_of_the_inverse(size):
     factor = inverse_factor(x.T @ x, damping=0.0)
     assert not np.tril(factor, -1).any()
     assert np.abs(factor.T @ factor @ (x.T @ x) - np.eye(size)).max() < 2e-2
+
+
+def test_a_sum_in_parts_is_the_sum(monkeypatch):
+    """Of its upper triangle; the rest is neither made nor read."""
+    monkeypatch.setattr(hessian, "TILE", 16)
+    x = RNG.normal(size=(200, 50)).astype(np.float32)
+    sums = Hessian(50)
+    for part in [*sums.adding(x[:80]), *sums.adding(x[80:])]:
+        part()
+    assert np.abs(np.triu(sums.sums) - np.triu(x.T @ x)).max() < 1e-3
+    assert np.array_equal(sums.sums[40:, :10], np.zeros((10, 10)))
+    assert np.abs(inverse_factor(sums.sums) - inverse_factor(x.T @ x)).max() < 1e-4
 
 
 def test_columns_that_are_almost_the_same_have_a_factor():
