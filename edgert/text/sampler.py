@@ -38,6 +38,7 @@ RANGES: Mapping[str, tuple[type, float, float]] = {
 }
 GREEDY_TEMPERATURE = 1e-3
 LIKELY = np.float32(1e-4)  # times the best: of a large vocabulary, few are, and they mostly reach any top-p
+FEW = (256, 4096)  # tokens that are sorted in no time
 MAY_BE_NONE = ("logprobs", "seed")
 
 
@@ -202,20 +203,39 @@ def keep_top_k(logits: FloatArray, k: int) -> IdArray:
 
 
 def keep_top_p(probabilities: FloatArray, p: float) -> IdArray:
-    """Indices of the smallest set of tokens that reaches probability p, the most probable first."""
+    """Indices of the smallest set of tokens that reaches probability p: the most probable first, or in order of
+    id where that takes thousands.
+    """
     if p >= 1.0:
         return np.arange(len(probabilities))
-    likely = np.flatnonzero(probabilities >= LIKELY * probabilities.max())
+    best = probabilities.max()
+    likely = np.flatnonzero(probabilities >= LIKELY * best)
     if probabilities[likely].sum(dtype=np.float64) < p:
         likely = np.arange(len(probabilities))
-    size = 256
-    while True:  # sort a few candidates; nearly always they reach p, and the vocabulary stays unsorted
+    for size in FEW:  # to be sorted; nearly always they reach p
+        if size * best < p and size < len(likely):
+            continue  # these can't
         candidates = likely[keep_top_k(probabilities[likely], min(size, len(likely)))]
         candidates = candidates[np.argsort(-probabilities[candidates], kind="stable")]
         cumulative = np.cumsum(probabilities[candidates], dtype=np.float64)
         if cumulative[-1] >= p or size >= len(likely):
             return candidates[: int(np.searchsorted(cumulative, p)) + 1]
-        size *= 16
+    return likely[_keep_many(probabilities[likely], p)]
+
+
+def _keep_many(probabilities: FloatArray, p: float) -> IdArray:
+    """The same by counting: floats above 0 are ordered as their bits are, and the first 16 of those make classes
+    of tokens that are nearly as likely. Only the class in which p is reached is sorted.
+    """
+    classes = probabilities.view(np.int32) >> 16
+    classes = classes.max() - classes
+    reached = np.cumsum(np.bincount(classes, weights=probabilities))
+    last = min(int(np.searchsorted(reached, p)), len(reached) - 1)
+    edge = np.flatnonzero(classes == last)
+    edge = edge[np.argsort(-probabilities[edge], kind="stable")]
+    before = reached[last - 1] if last else 0.0
+    count = int(np.searchsorted(before + np.cumsum(probabilities[edge], dtype=np.float64), p)) + 1
+    return np.sort(np.concatenate([np.flatnonzero(classes < last), edge[:count]]))
 
 
 def keep_min_p(probabilities: FloatArray, p: float) -> IdArray:
