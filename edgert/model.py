@@ -66,20 +66,20 @@ class Model:
         draft: str | Path | None = None,
     ) -> None:
         with ThreadPoolExecutor(1) as pool:  # a Qwen's tokenizer takes a third of the time that weights do
-            reading = pool.submit(open_tokenizer, bundle)
+            reading, facts = pool.submit(open_tokenizer, bundle), bundle.manifest.model
+            self._guesser = (
+                open_guesser(draft, reading.result(), facts, profile, context, force=force) if draft else None
+            )
             loaded = loading.load(
                 bundle, profile, context, kv, conversations=conversations, force=force, in_turn=bool(draft)
             )
             self.tokenizer = reading.result()
         self.bundle, self.profile = bundle, loaded.profile
-        self.context = loaded.decoder.capacity
-        self.conversations = len(loaded.decoder.slots)
-        self.kv = bundle.manifest.graphs[loaded.graph].kv
+        self.context, self.conversations = loaded.decoder.capacity, len(loaded.decoder.slots)
+        self.kv, self._vocab = bundle.manifest.graphs[loaded.graph].kv, facts.vocab_size
         self.threads, self._drafts = loaded.threads, loaded.alike or bool(draft)
         self.template = open_template(bundle, self.tokenizer)
         self._prompts = PromptEncoder(self.tokenizer, self.template) if self.template else None
-        self._vocab = bundle.manifest.model.vocab_size
-        self._guesser = open_guesser(draft, self.tokenizer, loaded, self._vocab) if draft else None
         self.sampling = usual_sampling(own := bundle.manifest.generation)
         self._forms = Forms(self.tokenizer, self.template, self._vocab, own.eos_token_ids)
         self._worker = Worker(Engine(loaded.decoder))

@@ -13,7 +13,7 @@ from .checkpoint import Checkpoint, FloatArray, InMemory, Tokens
 from .hessian import Hessian, inverse_factor
 from .layer import KVScales
 from .layerwise import Layerwise, Weights
-from .matrix import Matrix, MatrixName, head_name
+from .matrix import PARTS, Matrix, MatrixName, check_finite, head_name
 from .threads import every_core, ordered_map, product_threads
 
 WIDE = 4096  # columns of a factor that is made alone, by all cores
@@ -92,6 +92,8 @@ class Calibration:
         spec, layer = self._spec, len(self._kv)
         hidden, reaches = [], []
         self._weights, self._wide, self._factors = next(self._reading), {}, {}
+        for kind in PARTS:
+            check_finite(MatrixName(layer, kind), self._weights[kind])
         hessians: dict[str, Hessian] = {}
         for output in self._layers.observed(layer, self._weights, self._hidden):
             hidden.append(output.hidden)
@@ -117,8 +119,9 @@ class Calibration:
 def _add(hessians: dict[str, Hessian], inputs: Mapping[str, FloatArray]) -> None:
     """Add what each kind of matrix multiplied, by all threads. gate and up read the same."""
     read = {kind: x for kind, x in inputs.items() if kind != "up"}
-    for kind in read.keys() - hessians.keys():
-        hessians[kind] = Hessian(read[kind].shape[1])
+    for kind, x in read.items():
+        if kind not in hessians:
+            hessians[kind] = Hessian(x.shape[1])
     parts = (part for kind, x in read.items() for part in hessians[kind].adding(x))
     for _ in ordered_map(lambda part: part(), parts):
         pass

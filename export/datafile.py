@@ -18,7 +18,7 @@ from edgert.bundle import FileFacts
 
 from .checkpoint import FloatArray, StoredTensor
 from .forms import Form
-from .matrix import Matrix
+from .matrix import Matrix, check_finite
 from .threads import ordered_map
 
 CHUNKS_AHEAD = 8  # are encoded while what comes next is calibrated
@@ -85,8 +85,7 @@ class Encoding(Generic[Name]):
         """The pieces of some rows. Raises ValueError for weights that are not finite."""
         tensor, start, stop = chunk
         rows = tensor.rows(start, stop)
-        if not np.isfinite(rows.sum()):  # one pass; NaN and infinities survive a sum
-            raise ValueError(f"matrix '{self.name}' holds weights that are not finite (NaN or infinite)")
+        check_finite(self.name, rows)
         return self.form.encode(rows, self.factor)
 
 

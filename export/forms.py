@@ -165,9 +165,9 @@ class Blocks(FormBase):
     def decode(self, pieces: tuple[Array, ...]) -> FloatArray:
         codes, scales, *zeros = pieces
         if self.bits == 8:
-            return Rounded(codes, Grid(scales, np.full_like(scales, 128))).values()
+            return Rounded(codes, Grid(scales, np.full_like(scales, 128), 8)).values()
         wide = _whole_bytes(zeros[0])[:, : scales.shape[1]].astype(np.float32)
-        return Rounded(_whole_bytes(codes), Grid(scales, wide)).values()
+        return Rounded(_whole_bytes(codes), Grid(scales, wide, 4)).values()
 
     def multiply(self, tape: ir.tape.Tape, x: ir.Value, weights: Weights, bias: ir.Value | None) -> ir.Value:
         attributes = {

@@ -13,7 +13,7 @@ from .checkpoint.spec import ModelSpec
 
 PARTS = {"qkv": ("q", "k", "v"), "o": ("o",), "gate": ("gate",), "up": ("up",), "down": ("down",)}
 CHUNK_WEIGHTS = 1 << 20  # 4 MB of float32 at a time: stays in cache while it is quantized
-LEAST_ROWS = 512  # for calibrated rounding: NumPy's calls for a column take as long for fewer
+LEAST_ROWS = 512  # of wide matrices more: what NumPy does for a column takes as long for fewer rows
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,14 @@ class Matrix:
     def read(self) -> FloatArray:
         """The whole matrix, for small ones and tests."""
         return np.concatenate([part.rows(0, part.shape[0]) for part in self.parts])
+
+
+def check_finite(name: object, rows: FloatArray) -> None:
+    """Raises ValueError for weights that are not."""
+    with np.errstate(invalid="ignore"):
+        total = rows.sum()  # one pass; NaN and infinities survive a sum
+    if not np.isfinite(total):
+        raise ValueError(f"matrix '{name}' holds weights that are not finite (NaN or infinite)")
 
 
 def part_names(name: MatrixName) -> tuple[str, ...]:

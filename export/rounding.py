@@ -7,7 +7,7 @@ After GPTQ (Frantar et al., 2022, arXiv:2210.17323), with scales searched for as
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -30,42 +30,48 @@ class Grid:
 
     scales: FloatArray
     zeros: FloatArray
+    bits: int
 
-    def codes(self, blocks: FloatArray, bits: int, axis: int = -1) -> Codes:
-        """Nearest codes of blocks; a scale of zero belongs to weights of zero."""
-        scaled = blocks * np.expand_dims(self.inverses, axis)
-        scaled += np.expand_dims(self.middles, axis)
-        return np.clip(scaled, 0, (1 << bits) - 1, out=scaled).astype(np.uint8)
+    def codes(self, blocks: FloatArray) -> Codes:
+        """Nearest codes of blocks."""
+        steps = self.steps(blocks, np.empty_like(blocks))
+        steps += self.zeros[..., None]
+        return steps.astype(np.uint8)
+
+    def values(self, codes: Codes) -> FloatArray:
+        """The weights that codes of blocks stand for."""
+        return (codes - self.zeros[..., None]) * self.scales[..., None]
+
+    def steps(self, blocks: FloatArray, out: FloatArray, axis: int = -1) -> FloatArray:
+        """The nearest whole numbers of steps away from the zero point, computed in `out`. A scale of zero
+        belongs to weights of zero.
+        """
+        np.multiply(blocks, np.expand_dims(self._inverses, axis), out=out)
+        np.rint(out, out=out)
+        np.maximum(out, np.expand_dims(self._lowest, axis), out=out)
+        return np.minimum(out, np.expand_dims(self._highest, axis), out=out)
+
+    def squared_error(self, blocks: FloatArray, work: FloatArray, axis: int = -1) -> FloatArray:
+        """What rounding loses of each block, summed up; computed in `work`, as large as `blocks`."""
+        self.steps(blocks, work, axis)
+        work *= np.expand_dims(self.scales, axis)
+        work -= blocks
+        squares: FloatArray = np.square(work, out=work).sum(axis)
+        return squares
 
     @cached_property
-    def inverses(self) -> FloatArray:
-        """Of the scales; 0 where there is none."""
+    def _inverses(self) -> FloatArray:
         usable = np.abs(self.scales) > TINY_SCALE
         inverses: FloatArray = np.where(usable, 1 / np.where(usable, self.scales, 1), 0).astype(np.float32)
         return inverses
 
     @cached_property
-    def middles(self) -> FloatArray:
-        """Zero points and a half: truncation then rounds half up."""
-        return self.zeros + np.float32(0.5)
+    def _lowest(self) -> FloatArray:
+        return -self.zeros
 
-    def values(self, codes: Codes, axis: int = -1) -> FloatArray:
-        """The weights that codes of blocks stand for."""
-        values: FloatArray = np.subtract(codes, np.expand_dims(self.zeros, axis), dtype=np.float32)
-        values *= np.expand_dims(self.scales, axis)
-        return values
-
-    def squared_error(self, blocks: FloatArray, bits: int, work: FloatArray, axis: int = -1) -> FloatArray:
-        """What rounding loses of each block, summed up; computed in `work`, as large as `blocks`."""
-        scales, zeros = np.expand_dims(self.scales, axis), np.expand_dims(self.zeros, axis)
-        np.multiply(blocks, np.expand_dims(self.inverses, axis), out=work)
-        np.rint(work, out=work)
-        np.maximum(work, -zeros, out=work)
-        np.minimum(work, (1 << bits) - 1 - zeros, out=work)
-        work *= scales
-        work -= blocks
-        squares: FloatArray = np.square(work, out=work).sum(axis)
-        return squares
+    @cached_property
+    def _highest(self) -> FloatArray:
+        return np.float32((1 << self.bits) - 1) - self.zeros
 
 
 @dataclass(frozen=True)
@@ -85,7 +91,7 @@ def nearest(rows: FloatArray, block_size: int, bits: int) -> Rounded:
     """Every weight to the nearest step. `block_size` divides the columns."""
     blocks = rows.reshape(len(rows), -1, block_size)
     grid = block_grid(blocks, bits)
-    return Rounded(grid.codes(blocks, bits).reshape(rows.shape), grid)
+    return Rounded(grid.codes(blocks).reshape(rows.shape), grid)
 
 
 def gptq(rows: FloatArray, block_size: int, bits: int, factor: FloatArray) -> Rounded:
@@ -104,7 +110,7 @@ class _Columns:
         self._codes = np.empty(self._weights.shape, np.uint8)
         self._errors = np.empty_like(self._weights)
         self._grids: list[Grid] = []  # of so many blocks side by side, (rows,)
-        self._steps = np.empty_like(self._weights[0])
+        self._steps = np.empty_like(self._weights[:1])
         self._passed = np.empty_like(self._weights[:SINGLE_COLUMNS])
 
     def round(self, start: int, stop: int) -> None:
@@ -123,25 +129,20 @@ class _Columns:
     def rounded(self) -> Rounded:
         """All of them."""
         scales, zeros = ([getattr(grid, name) for grid in self._grids] for name in ("scales", "zeros"))
-        grid = Grid(np.stack(scales, axis=1), np.stack(zeros, axis=1))
+        grid = Grid(np.stack(scales, axis=1), np.stack(zeros, axis=1), self._bits)
         return Rounded(np.ascontiguousarray(self._codes.T), grid)
 
     def _round(self, column: int, stop: int) -> None:
-        """One column; its error is passed on to those before `stop`.
-
-        As Grid does it, in place: a few rows take less time than NumPy's calls.
+        """One column; its error is passed on to those before `stop`. In place: NumPy's calls take longer than
+        what they do.
         """
         if column % self._block_size == 0:
             self._open_block(column)
         grid, factor, steps = self._grids[-1], self._factor, self._steps
-        weights, error = self._weights[column], self._errors[column]
-        np.multiply(weights, grid.inverses, out=steps)
-        steps += grid.middles
-        np.maximum(steps, 0, out=steps)
-        np.minimum(steps, (1 << self._bits) - 1, out=steps)
-        np.floor(steps, out=steps)
-        self._codes[column] = steps
-        steps -= grid.zeros
+        weights, error = self._weights[column : column + 1], self._errors[column : column + 1]
+        grid.steps(weights, steps, axis=0)
+        np.add(steps, grid.zeros, out=error)
+        self._codes[column] = error[0]
         steps *= grid.scales
         np.subtract(weights, steps, out=error)
         error /= factor[column, column]
@@ -165,13 +166,17 @@ def block_grid(blocks: FloatArray, bits: int, axis: int = -1) -> Grid:
     low, high = np.minimum(blocks.min(axis), 0), np.maximum(blocks.max(axis), 0)
     if bits == 8:
         scales = np.maximum(high, -low) / np.float32(127)
-        return Grid(scales, np.full_like(scales, 128))
-    best, least, work = Grid(low, low), np.full(low.shape, np.inf, np.float32), np.empty_like(blocks)
+        return Grid(scales, np.full_like(scales, 128), bits)
+    best, least, work = Grid(low, low, bits), np.full(low.shape, np.inf, np.float32), np.empty_like(blocks)
     for share in RANGE_SHARES:
         scales = np.maximum((high - low) * (share / top), TINY_SCALE)
-        grid = Grid(scales, np.clip(np.round(-low * share / scales), 0, top))
-        error = grid.squared_error(blocks, bits, work, axis)
+        grid = Grid(scales, np.clip(np.round(-low * share / scales), 0, top), bits)
+        error = grid.squared_error(blocks, work, axis)
         better = error < least
-        best = Grid(np.where(better, grid.scales, best.scales), np.where(better, grid.zeros, best.zeros))
+        best = replace(
+            grid,
+            scales=np.where(better, grid.scales, best.scales),
+            zeros=np.where(better, grid.zeros, best.zeros),
+        )
         least = np.where(better, error, least)
     return best

@@ -53,7 +53,9 @@ def read_sample(checkpoint: Readable, path: Path | None, context: int = WINDOW_T
     last = np.array(ids[step : windows * step + 1 : step], np.int64)[:, None]  # what follows each window
     here = np.concatenate([np.full((windows, len(opening)), opening, np.int64), here], axis=1)
     after = np.concatenate([here[:, 1:], last], axis=1)
-    return Sample(name, here[::2][:CALIBRATING], here[1::2][:MEASURING], after[1::2][:MEASURING])
+    odd = np.arange(1, windows, 2)
+    measuring = odd[np.linspace(0, len(odd) - 1, min(MEASURING, len(odd))).astype(int)]  # of the whole text
+    return Sample(name, here[::2][:CALIBRATING], here[measuring], after[measuring])
 
 
 def _encoded(checkpoint: Readable, text: str) -> tuple[list[int], list[int]]:

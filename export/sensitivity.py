@@ -69,7 +69,6 @@ def _through(
 ) -> tuple[FloatArray, dict[Group, FloatArray]]:
     """All variants past a layer, and those that branch off in it."""
     weights = trial.layers.weights(layer)
-
     passed = {group: trial.layers.run(layer, weights, hidden) for group, hidden in variants.items()}
     for group in trial.groups:
         if forms := trial.forms(group, layer):

@@ -29,14 +29,18 @@ def ordered_map(
     `items` are made by the thread that asks for results, beside the workers: where that takes long, more
     ahead keep the workers busy.
     """
+    pending: deque[Future[Result]] = deque()
     with ThreadPoolExecutor(workers) as pool:
-        pending: deque[Future[Result]] = deque()
-        for item in items:
-            pending.append(pool.submit(function, item))
-            if len(pending) > max(workers, ahead):
+        try:
+            for item in items:
+                pending.append(pool.submit(function, item))
+                if len(pending) > max(workers, ahead):
+                    yield pending.popleft().result()
+            while pending:
                 yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
+        finally:
+            for future in pending:  # after an error nobody wants them
+                future.cancel()
 
 
 def product_threads(count: int) -> threadpool_limits:

@@ -194,7 +194,8 @@ def _write_weights(
 
     order = sorted(named, key=lambda name: name.layer is None)
     extents: dict[tuple[MatrixName, str], Extent] = {}
-    for names in [order] if calibration is None or calibration.shares_cores else ([name] for name in order):
+    alone = calibration is not None and not calibration.shares_cores
+    for names in [[name] for name in order] if alone else [order]:
         extents |= write_matrices(data, map(encoding, names), advance)
     return extents
 

@@ -12,8 +12,9 @@ import pytest
 import tiny
 
 from edgert import BundleError, CheckpointError, UsageError, open_bundle
+from edgert.bundle import DATA
 from edgert.errors import EdgertWarning
-from edgert.export import ExportOptions
+from edgert.export import ExportOptions, calibration
 from edgert.export import export as measured_export
 from edgert.export.forms import Blocks
 
@@ -217,6 +218,34 @@ def test_weights_that_are_not_finite_are_named(tmp_path):
     tiny.save_tensors(source, tensors)
     with pytest.raises(CheckpointError, match=r"matrix 'layers.1.down' holds weights that are not finite"):
         export(source, tmp_path / "b")
+
+
+def test_the_first_matrix_that_is_not_finite_is_named_though_later_ones_are_calibrated_before(
+    tmp_path, monkeypatch
+):
+    """Some LAPACKs refuse NaN, which spreads to the layers after it."""
+    factor = np.linalg.cholesky
+
+    def strict(matrix):
+        if not np.isfinite(matrix).all():
+            raise np.linalg.LinAlgError("not finite")
+        return factor(matrix)
+
+    monkeypatch.setattr(np.linalg, "cholesky", strict)
+    source = tiny.write(tmp_path / "c")
+    tensors = tiny.random_tensors(tiny.Tiny().config)
+    tensors["model.layers.0.mlp.down_proj.weight"][3, 5] = np.inf
+    tiny.save_tensors(source, tensors)
+    with pytest.raises(CheckpointError, match=r"matrix 'layers.0.down' holds weights that are not finite"):
+        export(source, tmp_path / "b")
+
+
+@pytest.mark.parametrize("quant", ["int8", "int4"])
+def test_wide_matrices_are_calibrated_alone_and_to_the_same_end(quant, checkpoints, tmp_path, monkeypatch):
+    usual = export(checkpoints("llama"), tmp_path / "a", quant=quant)
+    monkeypatch.setattr(calibration, "WIDE", 64)  # down has 96 columns
+    alone = export(checkpoints("llama"), tmp_path / "b", quant=quant)
+    assert alone.path(DATA).read_bytes() == usual.path(DATA).read_bytes()
 
 
 def test_progress_reaches_the_end(checkpoints, tmp_path):

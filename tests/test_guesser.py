@@ -15,6 +15,7 @@ from edgert.answering.guesser import Guesser, open_guesser
 from edgert.batch.setup import Setup
 from edgert.bundle import open_bundle
 from edgert.cli import main
+from edgert.engine import memory, promises
 from edgert.engine.loading import load
 from edgert.engine.pace import Pace
 from edgert.errors import UsageError
@@ -116,7 +117,7 @@ def test_answers_stay_what_they_are(bundles, checkpoints, tmp_path, options):
 def test_a_student_with_other_tokens_is_refused(bundles, loaded):
     other = SimpleNamespace(vocabulary={f"word {number}": number for number in range(100)})
     with pytest.raises(UsageError, match=r"can't draft: only 0% of its tokens are those"):
-        open_guesser(bundles(), other, loaded, 100)
+        open_guesser(bundles(), other, open_bundle(bundles()).manifest.model, loaded.profile, 64)
 
 
 def test_on_the_command_line(bundles):
@@ -150,3 +151,27 @@ def test_a_server_takes_what_the_command_line_says(bundles, monkeypatch):
     monkeypatch.setattr("edgert.answering.guesser.ALIKE", 1.1)  # as if its tokens were others
     done = CliRunner().invoke(main, ["serve", str(bundles()), "--draft", small])
     assert done.exit_code == 2 and "can't draft" in done.stderr
+
+
+def test_a_student_that_drafts_takes_its_memory_first(bundles, monkeypatch):
+    """What is left is for conversations."""
+    folder = bundles()
+    bundle = open_bundle(folder)
+    wanted = memory.plan(
+        bundle.manifest, bundle.manifest.graphs[bundle.graph()], devices.detect().profile, 256
+    )
+    others, promised = promises.promised(), promises.promised  # by models of other tests
+    monkeypatch.setattr(promises, "promised", lambda: promised() - others)
+    for room, conversations in ((0, 1), (2, 3)):
+        free = wanted.needed + (1 + room) * wanted.kv  # as if the drafting one took no more than its cache
+        monkeypatch.setattr(devices, "memory_available", lambda free=free: free)
+        with edgert.load(folder, context=256, draft=folder) as model:
+            assert model.conversations == conversations
+
+
+def test_force_is_for_the_student_that_drafts_too(bundles, monkeypatch):
+    monkeypatch.setattr(devices, "memory_available", lambda: 0)
+    with pytest.raises(edgert.DoesNotFit):
+        edgert.load(bundles(), context=64, draft=bundles())
+    with edgert.load(bundles(), context=64, draft=bundles(), force=True) as model:
+        assert model.generate([1], max_tokens=1).token_ids

@@ -54,7 +54,7 @@ def test_min_p_drops_what_is_far_below_the_best():
 @pytest.mark.parametrize("spread", [0.01, 0.1, 1.0, 3.0])
 @pytest.mark.parametrize("p", [0.01, 0.5, 0.9, 0.9999])
 def test_top_p_equals_a_full_sort(spread, p):
-    """However flat: more candidates than the first guess, and the smallest set that reaches p all the same."""
+    """However flat, and however many candidates that takes."""
     logits = np.random.default_rng(0).normal(size=20000).astype(np.float32) * np.float32(spread)
     logits[100:200] = logits[7]  # ties
     probabilities = softmax(logits)

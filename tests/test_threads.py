@@ -1,6 +1,7 @@
 """How an export shares the cores."""
 
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -42,3 +43,16 @@ def test_results_come_in_order_and_few_are_made_ahead():
     assert next(results) == 0
     assert made == [0, 1, 2]
     assert list(results) == [2, 4, 6, 8, 10, 12, 14, 16]
+
+
+def test_after_an_error_nothing_new_is_begun():
+    done = []
+
+    def fail_first(number):
+        time.sleep(0.1)
+        done.append(number)
+        return 1 // number
+
+    with pytest.raises(ZeroDivisionError):
+        list(ordered_map(fail_first, range(9), 1, ahead=8))
+    assert len(done) <= 3

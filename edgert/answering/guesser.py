@@ -11,18 +11,15 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING
 
-from edgert.bundle import Bundle, open_bundle
+from edgert.bundle import Bundle, ModelFacts, open_bundle
+from edgert.devices import DeviceProfile
 from edgert.engine import loading
 from edgert.engine.decoder import Decoder
 from edgert.engine.slots import common_prefix
 from edgert.errors import UsageError
 from edgert.home import find_bundle
 from edgert.text.tokenizer import Tokenizer, open_tokenizer
-
-if TYPE_CHECKING:
-    from edgert.engine.loading import Loaded
 
 ALIKE = 0.95  # of its tokens must be the other student's, or its guesses are words of another language
 RECENT = 9  # drafts, whose median time counts
@@ -76,11 +73,21 @@ def open_drafting(name: str | Path, tokenizer: Tokenizer) -> Bundle:
     return bundle
 
 
-def open_guesser(name: str | Path, tokenizer: Tokenizer, like: Loaded, vocab: int) -> Guesser:
-    """A bundle that guesses for a loaded one, on the same device and with as long a context.
+def open_guesser(
+    name: str | Path,
+    tokenizer: Tokenizer,
+    model: ModelFacts,
+    profile: DeviceProfile,
+    context: int | None,
+    *,
+    force: bool = False,
+) -> Guesser:
+    """A bundle that guesses for a student with this tokenizer, on the same device, with as long a context.
 
-    Raises UsageError for a student with other tokens, and what `loading.load` raises.
+    To be opened before that one, which takes the memory that is left. Raises UsageError for a student with
+    other tokens, and what `loading.load` raises.
     """
     bundle = open_drafting(name, tokenizer)
-    context = min(like.decoder.capacity, bundle.manifest.model.context)
-    return Guesser(loading.load(bundle, like.profile, context, in_turn=True).decoder, vocab)
+    wanted = min(profile.context, model.context) if context is None else context
+    length = min(wanted, bundle.manifest.model.context)
+    return Guesser(loading.load(bundle, profile, length, force=force, in_turn=True).decoder, model.vocab_size)

@@ -89,7 +89,7 @@ class Fidelity:
     kl_error: float = 0.0
 
     def __str__(self) -> str:
-        error = f" ± {self.kl_error:.4f}" if self.kl_error else ""
+        error = f" ± {self.kl_error:.4f}" if self.kl_error >= 0.00005 else ""
         return (
             f"mean KL {self.mean_kl:.4f}{error}, 99th percentile {self.p99_kl:.4f}, "
             f"top-1 agreement {self.top1:.1%}, "

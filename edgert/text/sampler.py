@@ -203,8 +203,8 @@ def keep_top_k(logits: FloatArray, k: int) -> IdArray:
 
 
 def keep_top_p(probabilities: FloatArray, p: float) -> IdArray:
-    """Indices of the smallest set of tokens that reaches probability p: the most probable first, or in order of
-    id where that takes thousands.
+    """Indices of the smallest set of tokens that reaches probability p: the most probable first, or by id
+    where that takes thousands.
     """
     if p >= 1.0:
         return np.arange(len(probabilities))
@@ -224,7 +224,7 @@ def keep_top_p(probabilities: FloatArray, p: float) -> IdArray:
 
 
 def _keep_many(probabilities: FloatArray, p: float) -> IdArray:
-    """The same by counting: floats above 0 are ordered as their bits are, and the first 16 of those make classes
+    """The same by counting. Floats above 0 are ordered as their bits are; the first 16 of those make classes
     of tokens that are nearly as likely. Only the class in which p is reached is sorted.
     """
     classes = probabilities.view(np.int32) >> 16
