@@ -1,4 +1,4 @@
-"""Layerwise: the fp32 model run one layer at a time, so that only one layer's weights are in memory.
+"""Layerwise: the fp32 model run one layer at a time, so that few layers' weights are in memory.
 
 It is the reference that bundles are measured against, and where calibration sees what each matrix multiplies.
 """
