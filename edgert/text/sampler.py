@@ -209,12 +209,12 @@ def keep_top_p(probabilities: FloatArray, p: float) -> IdArray:
     if p >= 1.0:
         return np.arange(len(probabilities))
     best = probabilities.max()
+    if FEW[-1] * best < p:
+        return _keep_many(probabilities, p)
     likely = np.flatnonzero(probabilities >= LIKELY * best)
     if probabilities[likely].sum(dtype=np.float64) < p:
         likely = np.arange(len(probabilities))
     for size in FEW:  # to be sorted; nearly always they reach p
-        if size * best < p and size < len(likely):
-            continue  # these can't
         candidates = likely[keep_top_k(probabilities[likely], min(size, len(likely)))]
         candidates = candidates[np.argsort(-probabilities[candidates], kind="stable")]
         cumulative = np.cumsum(probabilities[candidates], dtype=np.float64)
@@ -235,7 +235,9 @@ def _keep_many(probabilities: FloatArray, p: float) -> IdArray:
     edge = edge[np.argsort(-probabilities[edge], kind="stable")]
     before = reached[last - 1] if last else 0.0
     count = int(np.searchsorted(before + np.cumsum(probabilities[edge], dtype=np.float64), p)) + 1
-    return np.sort(np.concatenate([np.flatnonzero(classes < last), edge[:count]]))
+    kept = classes < last
+    kept[edge[:count]] = True
+    return np.flatnonzero(kept)
 
 
 def keep_min_p(probabilities: FloatArray, p: float) -> IdArray:
