@@ -100,7 +100,8 @@ class Calibration:
             rope = spec.layer_rope(layer)
             keys = _radii(output.keys, rope.dim) if rope else output.keys
             reaches.append([np.abs(part).max(axis=(0, 2)) for part in (keys, output.values)])
-            _add(hessians, {k: x for k, x in output.inputs.items() if x.shape[1] <= self._columns})
+            read = {k: x for k, x in output.inputs.items() if k != "up" and x.shape[1] <= self._columns}
+            _add(hessians, read)
         keys, values = (np.max([pair[i] for pair in reaches], axis=0)[:, None] for i in (0, 1))
         self._hidden = np.concatenate(hidden)
         self._kv.append(KVScales(_steps(keys), _steps(values)))
@@ -116,9 +117,8 @@ class Calibration:
         return inverse_factor(final.T @ final)
 
 
-def _add(hessians: dict[str, Hessian], inputs: Mapping[str, FloatArray]) -> None:
-    """Add what each kind of matrix multiplied, by all threads. gate and up read the same."""
-    read = {kind: x for kind, x in inputs.items() if kind != "up"}
+def _add(hessians: dict[str, Hessian], read: Mapping[str, FloatArray]) -> None:
+    """Add what each kind of matrix multiplied, by all threads."""
     for kind, x in read.items():
         if kind not in hessians:
             hessians[kind] = Hessian(x.shape[1])

@@ -211,11 +211,16 @@ def test_a_source_is_never_replaced_by_its_own_bundle(tmp_path):
             export(source, folder, force=True)
 
 
-def test_weights_that_are_not_finite_are_named(tmp_path):
-    source = tiny.write(tmp_path / "c")
-    tensors = tiny.random_tensors(tiny.Tiny().config)
-    tensors["model.layers.1.mlp.down_proj.weight"][3, 5] = np.nan
+def damaged(folder, layer, value):
+    """A checkpoint with one weight of a layer's down replaced."""
+    source, tensors = tiny.write(folder), tiny.random_tensors(tiny.Tiny().config)
+    tensors[f"model.layers.{layer}.mlp.down_proj.weight"][3, 5] = value
     tiny.save_tensors(source, tensors)
+    return source
+
+
+def test_weights_that_are_not_finite_are_named(tmp_path):
+    source = damaged(tmp_path / "c", layer=1, value=np.nan)
     with pytest.raises(CheckpointError, match=r"matrix 'layers.1.down' holds weights that are not finite"):
         export(source, tmp_path / "b")
 
@@ -232,10 +237,7 @@ def test_the_first_matrix_that_is_not_finite_is_named_though_later_ones_are_cali
         return factor(matrix)
 
     monkeypatch.setattr(np.linalg, "cholesky", strict)
-    source = tiny.write(tmp_path / "c")
-    tensors = tiny.random_tensors(tiny.Tiny().config)
-    tensors["model.layers.0.mlp.down_proj.weight"][3, 5] = np.inf
-    tiny.save_tensors(source, tensors)
+    source = damaged(tmp_path / "c", layer=0, value=np.inf)
     with pytest.raises(CheckpointError, match=r"matrix 'layers.0.down' holds weights that are not finite"):
         export(source, tmp_path / "b")
 
@@ -307,4 +309,4 @@ def test_peak_memory_does_not_grow_with_the_model(tmp_path, calibrate):
         peaks.append(int(subprocess.run(command, capture_output=True, text=True, check=True).stdout) // 1024)
     weights = (tmp_path / "c24" / "model.safetensors").stat().st_size >> 20
     assert weights > 100
-    assert peaks[1] - peaks[0] < weights // 2, f"{peaks} MB at peak, {weights} MB of weights"
+    assert peaks[1] - peaks[0] < weights // 3, f"{peaks} MB at peak, {weights} MB of weights"

@@ -113,7 +113,9 @@ def test_both_readings_of_the_weights_predict_the_same(both, tmp_path):
     blocks, rows = (
         edgert.load(both.folder, device=name).logits(tokens) for name in (str(other), "raspberry-pi-4")
     )
-    assert np.abs(blocks - rows).max() < 0.2 * blocks.std()
+    assert (
+        blocks - rows
+    ).std() < 0.025 * blocks.std()  # 8-bit activations; the largest of 6,400 is 4 times that
     assert not np.array_equal(blocks, rows)
 
 
